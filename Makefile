@@ -1,0 +1,66 @@
+# Every target sets up what it needs by itself: Python 3.11 and make are all that a machine has to have.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+BIN := .venv/bin
+export ORT_DISABLE_TELEMETRY := 1
+
+.PHONY: help setup demo test lint unit check format down locks schema benchmarks clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: .venv/.installed ## install everything into .venv and .venv-triton
+
+# uv installs gigabytes in seconds and checks every hash; it comes from its own wheel.
+.venv/.installed: locks/dev.txt locks/uv.txt locks/triton.txt pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/uv.txt
+	@echo "installing the Python environment (several GB the first time)"
+	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes locks/dev.txt
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+demo: setup ## train, gate, serve, load-test polyp_seg on this machine, and print what happened
+	@$(BIN)/modelport demo
+
+down: setup ## stop the platform that the demo left running
+	@$(BIN)/modelport local down
+
+test: lint unit ## everything that CI runs
+
+lint: setup ## formatting, lint, types, directions of imports, model folders
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/modelport check
+
+unit: setup ## every test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+format: setup ## format and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+schema: setup ## write the JSON schema that model.yaml points editors to
+	$(BIN)/modelport schema > docs/model.schema.json
+
+benchmarks: setup ## side-by-side measurements; see benchmarks/README.md
+	$(BIN)/python benchmarks/serving_overhead.py
+
+# Compiled for every platform at once, with hashes and without addresses.
+LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-annotate --custom-compile-command "make locks"
+locks: ## compile locks/ anew from pyproject.toml
+	@test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --require-hashes -r locks/uv.txt; }
+	$(LOCK) --all-extras --group dev pyproject.toml -o locks/dev.txt
+	$(LOCK) -c locks/dev.txt pyproject.toml -o locks/core.txt
+	for extra in infra train promote serve loadtest local; do \
+		$(LOCK) -c locks/dev.txt --extra $$extra pyproject.toml -o locks/$$extra.txt || exit 1; done
+	$(LOCK) -c locks/dev.txt locks/uv.in -o locks/uv.txt
+	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+		--custom-compile-command "make locks" --no-deps locks/triton.in -o locks/triton.txt
+
+clean: ## remove environments and built files; the platform's state stays
+	rm -rf .venv .venv-triton build

@@ -1,0 +1,78 @@
+"""The command line: commands parse, call one function of a room, and print.
+
+Commands are imported when they are called, so that `modelport --help` needs none of their libraries.
+"""
+
+import importlib
+import os
+import sys
+
+import click
+
+from modelport.errors import ModelportError, Unavailable
+
+_COMMANDS = {
+    "check": ("modelport.cli.contract:check", "Check model folders against the contract."),
+    "data": ("modelport.cli.data:data", "Put datasets on the platform's S3, and list them."),
+    "demo": ("modelport.cli.demo:demo", "Run the whole life of a model on this machine."),
+    "gate": ("modelport.cli.promotion:gate", "Evaluate a release on the held-out split."),
+    "gc": ("modelport.cli.promotion:gc", "Remove what nothing refers to any more (dry by default)."),
+    "loadtest": ("modelport.cli.loadtest:loadtest", "Load-test what serves a model, and write a report."),
+    "local": ("modelport.cli.local:local", "The platform on this machine: up, status, down, logs."),
+    "promote": ("modelport.cli.promotion:promote", "Make a release that passed the gate the one that serves."),
+    "rollback": ("modelport.cli.promotion:rollback", "Serve an earlier release again."),
+    "schema": ("modelport.cli.contract:schema", "Print the JSON schema of model.yaml."),
+    "status": ("modelport.cli.promotion:status", "What should serve, what serves, and why they differ."),
+    "train": ("modelport.cli.train:train", "Train a model folder and register its release."),
+    "versions": ("modelport.cli.promotion:versions", "List a model's releases."),
+}
+_HIDDEN = {
+    "agent": ("modelport.cli.serving:agent", "Keep a Triton serving the desired versions."),
+    "gateway": ("modelport.cli.serving:gateway", "Serve the REST API."),
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        target = {**_COMMANDS, **_HIDDEN}.get(cmd_name)
+        if target is None:
+            return None
+        module, _, attribute = target[0].partition(":")
+        try:
+            return getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.startswith("modelport"):
+                raise
+            raise Unavailable(
+                f"`modelport {cmd_name}` needs the package {error.name!r}, which is not installed",
+                remedy="`make setup` installs everything; pyproject.toml lists what each extra holds",
+            ) from error
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _COMMANDS[name][1]) for name in sorted(_COMMANDS)])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="modelport")
+def cli() -> None:
+    """A directory becomes a served model.
+
+    Exit codes: 0 done, 1 failed, 2 bad input, 3 the gate refused, 4 somebody else won, 5 a service is away, 6 refused.
+    """
+
+
+def main() -> None:
+    """Entry point: errors made on purpose are printed without a traceback, and decide the exit code."""
+    try:
+        cli()
+    except ModelportError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output is gone (`modelport ... | head`); there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

@@ -1,0 +1,66 @@
+"""The model contract: specification, Triton configurations, bundle, check. Pure: reads the folder and nothing else."""
+
+from modelport.contract.bundle import Bundle, pack, unpack
+from modelport.contract.check import check
+from modelport.contract.discovery import ModelFolder, discover, find_model
+from modelport.contract.spec import (
+    ClassSpec,
+    Direction,
+    GateSpec,
+    ModelSpec,
+    Precision,
+    ServeSpec,
+    apply_overrides,
+    duration_seconds,
+    json_schema,
+    load_spec,
+    parse_spec,
+)
+from modelport.contract.tasks import TASKS, Task, TaskTable, Tensor
+from modelport.contract.triton import (
+    InstanceSettings,
+    Problem,
+    RenderedRelease,
+    TritonPipeline,
+    check_graph,
+    check_pipeline,
+    parse_config,
+    read_config,
+    read_pipeline,
+    render,
+)
+
+__all__ = [
+    "TASKS",
+    "Bundle",
+    "ClassSpec",
+    "Direction",
+    "GateSpec",
+    "InstanceSettings",
+    "ModelFolder",
+    "ModelSpec",
+    "Precision",
+    "Problem",
+    "RenderedRelease",
+    "ServeSpec",
+    "Task",
+    "TaskTable",
+    "Tensor",
+    "TritonPipeline",
+    "apply_overrides",
+    "check",
+    "check_graph",
+    "check_pipeline",
+    "discover",
+    "duration_seconds",
+    "find_model",
+    "json_schema",
+    "load_spec",
+    "pack",
+    "parse_config",
+    "parse_spec",
+    "read_config",
+    "read_pipeline",
+    "render",
+    "unpack",
+]

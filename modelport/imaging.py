@@ -1,0 +1,145 @@
+"""The only place where bytes become pixels, and pixels bytes again.
+
+The training reader, the gateway, the command line and the load test all decode here, so that what a model was
+trained on and what it is asked about cannot drift apart.
+"""
+
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from modelport.errors import BadInput
+
+Pixels: TypeAlias = NDArray[np.uint8]
+"""uint8 [H, W, 3], RGB."""
+Mask: TypeAlias = NDArray[np.uint8]
+"""uint8 [H, W], class ids."""
+
+
+class Reason(StrEnum):
+    """Why bytes are not an image that we take."""
+
+    EMPTY = "empty"
+    TOO_LARGE = "too_large"
+    TOO_MANY_PIXELS = "too_many_pixels"
+    NOT_AN_IMAGE = "not_an_image"
+    TRUNCATED = "truncated"
+    UNSUPPORTED = "unsupported"
+
+
+class ImageError(BadInput):
+    """Bytes that cannot be decoded within the limits."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (ImageError, (self.reason, self.message))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is decoded at most."""
+
+    max_bytes: int = 20 * 1024 * 1024
+    """Size of the encoded file in bytes."""
+    max_pixels: int = 50_000_000
+    """Width times height."""
+
+
+DEFAULT_LIMITS = Limits()
+_FORMATS = ("JPEG", "PNG")
+
+
+def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Pixels:
+    """Decode a JPEG or a PNG (8 or 16 bits a channel) to uint8 [H, W, 3] RGB, upright by its EXIF orientation.
+
+    Grey becomes three equal channels; 16 bits keep their 8 most significant; what is transparent shows on black.
+    The number of pixels is checked on the header, before any is decoded.
+
+    Raises:
+        ImageError: with the reason.
+    """
+    image = _open(data, limits)
+    if image.mode in ("I", "I;16", "I;16B", "I;16L"):
+        # Pillow would clip 16-bit grey at 255 instead of scaling it.
+        wide = np.asarray(image).astype(np.uint32)
+        grey = (wide >> 8).clip(0, 255).astype(np.uint8)
+        return np.ascontiguousarray(np.repeat(grey[:, :, None], 3, axis=2))
+    if "A" in image.getbands() or "transparency" in image.info:
+        upright = image.convert("RGBA")
+        background = Image.new("RGBA", upright.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(background, upright)
+    return np.ascontiguousarray(np.asarray(image.convert("RGB")))
+
+
+def decode_mask(data: bytes, classes: int, limits: Limits = DEFAULT_LIMITS) -> Mask:
+    """Decode a mask to uint8 [H, W] of class ids below `classes`.
+
+    With two classes a mask is either ids 0 and 1, or grey levels, of which those above 127 are class 1 (masks stored as
+    JPEG have rims of in-between greys). With more classes it holds the ids themselves, as grey or palette PNG.
+
+    Raises:
+        ImageError: not an image, or ids outside the classes.
+    """
+    image = _open(data, limits)
+    ids = np.asarray(image if image.mode in ("L", "P", "1") else image.convert("L")).astype(np.uint8)
+    if classes == 2 and image.mode != "P":
+        return ids if ids.max(initial=0) <= 1 else (ids > 127).astype(np.uint8)
+    found = int(ids.max(initial=0))
+    if found >= classes:
+        raise ImageError(Reason.UNSUPPORTED, f"the mask holds class {found}, but there are only {classes} classes")
+    return ids
+
+
+def encode_png(array: NDArray[np.uint8]) -> bytes:
+    """PNG of uint8 [H, W] (grey) or [H, W, 3] (RGB); lossless."""
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, format="PNG", compress_level=3)
+    return stream.getvalue()
+
+
+def overlay(image: Pixels, mask: Mask, colors: Sequence[tuple[int, int, int]], alpha: float = 0.45) -> Pixels:
+    """Image [H, W, 3] with each class of the mask [H, W] tinted in `colors[id]`; class 0 is left as it is."""
+    palette = np.zeros((256, 3), np.float32)
+    palette[: len(colors)] = np.asarray(colors, np.float32).reshape(-1, 3)
+    tinted = image * (1 - alpha) + palette[mask] * alpha
+    return np.where((mask > 0)[:, :, None], np.rint(tinted), image).astype(np.uint8)
+
+
+def _open(data: bytes, limits: Limits) -> Image.Image:
+    """Checked, fully decoded and upright Pillow image."""
+    if not data:
+        raise ImageError(Reason.EMPTY, "the image is empty (0 bytes)")
+    if len(data) > limits.max_bytes:
+        raise ImageError(Reason.TOO_LARGE, f"the image has {len(data)} bytes; at most {limits.max_bytes} are taken")
+    try:
+        with warnings.catch_warnings():
+            # Our own limit below decides, on the header; Pillow's would warn or raise at another number.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image: Image.Image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except Image.DecompressionBombError as error:
+        raise ImageError(Reason.TOO_MANY_PIXELS, f"the image has too many pixels: {error}") from None
+    except UnidentifiedImageError:
+        raise ImageError(Reason.NOT_AN_IMAGE, "not a JPEG or PNG image") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ImageError(Reason.TRUNCATED, f"the image is damaged: {error}") from None
+    width, height = image.size
+    if width * height > limits.max_pixels:
+        message = f"the image has {width}x{height} pixels; at most {limits.max_pixels} are taken"
+        raise ImageError(Reason.TOO_MANY_PIXELS, message)
+    if width == 0 or height == 0:
+        raise ImageError(Reason.UNSUPPORTED, f"the image has {width}x{height} pixels")
+    try:
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, ValueError, IndexError) as error:
+        raise ImageError(Reason.TRUNCATED, f"the image is damaged or cut off: {error}") from None

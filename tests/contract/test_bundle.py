@@ -1,0 +1,58 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from modelport.contract import ModelFolder, pack, unpack
+from modelport.errors import BadInput
+
+Edit = Callable[[str, str, str], ModelFolder]
+
+
+def test_the_bundle_is_the_same_bytes_whatever_the_clock_and_holds_no_samples(folder: ModelFolder) -> None:
+    first = folder.bundle()
+    training_image = folder.path / "sample" / "train" / "images" / "0.png"
+    training_image.parent.mkdir(parents=True)
+    training_image.write_bytes(b"0")
+    (folder.path / "__pycache__").mkdir()
+    (folder.path / "__pycache__" / "train.cpython-311.pyc").write_bytes(b"0")
+    (folder.path / "train.py").touch()
+    second = pack(folder.path)
+    assert second.to_bytes() == first.to_bytes()
+    assert second.digest == first.digest
+    assert "sample/golden/one.png" in dict(first.files)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "retrains"),
+    [
+        ("train.py", "pass", "return", True),
+        ("model.yaml", "epochs: 2", "epochs: 3", True),
+        ("model.yaml", "owner: tests", "owner: somebody", False),
+        ("model.yaml", "minimum: 0.5", "minimum: 0.6", False),
+    ],
+)
+def test_the_code_version_changes_with_what_is_learned_only(
+    folder: ModelFolder, edit: Edit, file: str, old: str, new: str, retrains: bool
+) -> None:
+    before = folder.bundle().digest
+    assert (edit(file, old, new).bundle().digest != before) is retrains
+
+
+def test_a_bundle_unpacks_to_the_same_folder(folder: ModelFolder, tmp_path: Path) -> None:
+    bundle = folder.bundle()
+    unpack(bundle.to_bytes(), tmp_path / "copy")
+    assert pack(tmp_path / "copy").files == bundle.files
+
+
+def test_a_damaged_bundle_is_refused(folder: ModelFolder, tmp_path: Path) -> None:
+    with pytest.raises(BadInput):
+        unpack(folder.bundle().to_bytes()[:-40], tmp_path / "copy")
+
+
+def test_a_folder_too_large_for_a_configmap_names_its_largest_file(folder: ModelFolder) -> None:
+    import random
+
+    (folder.path / "weights.txt").write_bytes(random.Random(0).randbytes(2_000_000))
+    with pytest.raises(BadInput, match=r"weights\.txt"):
+        folder.bundle().to_bytes()

@@ -1,0 +1,111 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modelport.imaging import ImageError, Limits, Reason, decode, decode_mask, encode_png, overlay
+
+
+def _bytes(image: Image.Image, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format=kind, **options)
+    return stream.getvalue()
+
+
+def _pixels(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_png_is_exact_and_jpeg_close() -> None:
+    pixels = np.kron(_pixels(4, 6), np.ones((8, 8, 1), np.uint8))
+    assert np.array_equal(decode(encode_png(pixels)), pixels)
+    jpeg = decode(_bytes(Image.fromarray(pixels), "JPEG", quality=95, subsampling=0))
+    assert np.abs(jpeg.astype(int) - pixels).mean() < 4
+
+
+def test_exif_orientation_is_honoured() -> None:
+    pixels = np.zeros((40, 80, 3), np.uint8)
+    pixels[:, :40] = (200, 0, 0)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
+    upright = decode(_bytes(Image.fromarray(pixels), "JPEG", exif=exif, quality=95))
+    assert upright.shape == (80, 40, 3)
+    assert upright[:30].mean() > upright[-30:].mean()
+
+
+def test_grey_sixteen_bits_keep_their_high_bits() -> None:
+    grey = (np.arange(256, dtype=np.uint16)[None, :] * 257).repeat(3, 0)
+    decoded = decode(_bytes(Image.fromarray(grey), "PNG"))
+    assert decoded.shape == (3, 256, 3)
+    assert np.array_equal(decoded[0, :, 0], np.arange(256))
+    assert np.array_equal(decoded[..., 0], decoded[..., 2])
+
+
+def test_palette_grey_cmyk_and_transparency_become_rgb() -> None:
+    pixels = Image.fromarray(_pixels(8, 8))
+    for data in (
+        _bytes(pixels.convert("P"), "PNG"),
+        _bytes(pixels.convert("L"), "PNG"),
+        _bytes(pixels.convert("CMYK"), "JPEG"),
+        _bytes(pixels.convert("RGBA"), "PNG"),
+        _bytes(pixels.convert("1"), "PNG"),
+    ):
+        assert decode(data).shape == (8, 8, 3)
+    clear = np.zeros((2, 2, 4), np.uint8)
+    clear[...] = (255, 255, 255, 0)
+    assert decode(_bytes(Image.fromarray(clear), "PNG")).max() == 0
+
+
+def _header_only_png(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", Reason.EMPTY),
+        (b"this is no image at all", Reason.NOT_AN_IMAGE),
+        (b"GIF89a" + bytes(40), Reason.NOT_AN_IMAGE),
+        (_header_only_png(10_000, 10_000), Reason.TOO_MANY_PIXELS),
+        (_header_only_png(100_000, 100_000), Reason.TOO_MANY_PIXELS),
+        (bytes(30_000_000), Reason.TOO_LARGE),
+        (_bytes(Image.fromarray(_pixels(64, 64)), "JPEG")[:-400], Reason.TRUNCATED),
+        (encode_png(_pixels(64, 64))[:-600], Reason.TRUNCATED),
+        (encode_png(_pixels(64, 64))[:20], None),
+    ],
+)
+def test_bad_bytes_are_refused_with_a_reason(data: bytes, reason: Reason | None) -> None:
+    with pytest.raises(ImageError) as caught:
+        decode(data)
+    assert reason in (None, caught.value.reason)
+
+
+def test_limits_are_the_caller_s() -> None:
+    data = encode_png(_pixels(10, 10))
+    with pytest.raises(ImageError):
+        decode(data, Limits(max_pixels=99))
+    assert decode(data, Limits(max_pixels=100)).shape == (10, 10, 3)
+
+
+def test_binary_masks_are_thresholded_and_others_hold_ids() -> None:
+    grey = np.array([[0, 100, 127, 128, 255]], np.uint8)
+    assert decode_mask(encode_png(grey), 2).tolist() == [[0, 0, 0, 1, 1]]
+    assert decode_mask(encode_png(np.array([[0, 1, 1]], np.uint8)), 2).tolist() == [[0, 1, 1]]
+    assert decode_mask(encode_png(np.array([[0, 1, 2]], np.uint8)), 3).tolist() == [[0, 1, 2]]
+    with pytest.raises(ImageError, match="class 5"):
+        decode_mask(encode_png(np.array([[0, 5]], np.uint8)), 3)
+
+
+def test_an_overlay_tints_the_classes_and_leaves_the_background() -> None:
+    image = np.full((2, 2, 3), 100, np.uint8)
+    mask = np.array([[0, 1], [0, 0]], np.uint8)
+    drawn = overlay(image, mask, [(0, 0, 0), (255, 0, 0)], alpha=0.5)
+    assert drawn[0, 1].tolist() == [178, 50, 50]
+    assert np.array_equal(drawn[1], image[1])

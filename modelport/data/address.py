@@ -1,0 +1,95 @@
+"""Where datasets lie in the bucket."""
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from modelport.errors import BadInput
+from modelport.objects import NotFound, ObjectStore
+
+
+class Kind(StrEnum):
+    """The two halves of a dataset. Whoever trains has no right on the second."""
+
+    DATASETS = "datasets"
+    HELDOUT = "heldout"
+
+
+_URI = re.compile(r"s3://(?P<bucket>[^/]+)/datasets/(?P<name>[^/]+)(?:/manifests/(?P<digest>[0-9a-f]{64})\.json)?/?")
+
+
+@dataclass(frozen=True)
+class Address:
+    """A dataset on the object store."""
+
+    bucket: str
+    name: str
+    digest: str | None
+    """None is the one that was pushed last."""
+
+    @classmethod
+    def parse(cls, uri: str) -> "Address | None":
+        """Address of an ``s3://`` URI; None for a local path.
+
+        Raises:
+            BadInput: another kind of URI.
+        """
+        if "://" not in uri:
+            return None
+        found = _URI.fullmatch(uri)
+        if not found:
+            raise BadInput(
+                "is not the address of a dataset",
+                key=uri,
+                remedy="write s3://BUCKET/datasets/NAME; `modelport data list NAME` prints those of its versions",
+            )
+        return cls(found["bucket"], found["name"], found["digest"])
+
+
+class Latest(BaseModel):
+    """Which version of a dataset was pushed last."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    digest: str
+    pushed: datetime
+
+
+def object_prefix(kind: Kind, name: str) -> str:
+    """Prefix under which a dataset's files lie by hash."""
+    return f"{kind}/{name}/objects"
+
+
+def manifest_prefix(kind: Kind, name: str) -> str:
+    """Prefix of a dataset's manifests."""
+    return f"{kind}/{name}/manifests"
+
+
+def manifest_key(kind: Kind, name: str, digest: str) -> str:
+    """Key of one manifest."""
+    return f"{manifest_prefix(kind, name)}/{digest}.json"
+
+
+def latest_key(name: str) -> str:
+    """Key of the pointer to the version pushed last."""
+    return f"{Kind.DATASETS}/{name}/latest.json"
+
+
+def read_latest(store: ObjectStore, name: str) -> Latest:
+    """Which version of a dataset was pushed last.
+
+    Raises:
+        BadInput: none was.
+    """
+    place = f"s3://{store.bucket}/{latest_key(name)}"
+    try:
+        return Latest.model_validate_json(store.get(latest_key(name)))
+    except NotFound:
+        raise BadInput(
+            f"no dataset {name!r} was pushed", file=place, remedy=f"`modelport data push {name} PATH` puts one there"
+        ) from None
+    except ValidationError as error:
+        raise BadInput(f"is damaged: {error}", file=place, remedy="push the dataset again") from None

@@ -1,0 +1,278 @@
+"""A dataset as training and the gate see it. Training's side has no way to the held-out files."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from modelport.contract import ModelSpec, Task
+from modelport.data import segment
+from modelport.data.address import Address, Kind, manifest_key, object_prefix, read_latest
+from modelport.data.files import Files, FolderFiles, ObjectFiles
+from modelport.data.manifest import FileEntry, Item, Manifest
+from modelport.data.splits import carve, carve_heldout
+from modelport.errors import BadInput
+from modelport.imaging import Mask, Pixels, decode, decode_mask
+from modelport.objects import NotFound, ObjectStore
+
+
+class Split:
+    """Examples that play one role, in a fixed order. Every read is verified against the manifest's hash."""
+
+    def __init__(self, items: Sequence[Item], files: Files, classes: int) -> None:
+        self._items = tuple(items)
+        self._files = files
+        self._classes = classes
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    @property
+    def ids(self) -> list[str]:
+        """Names of the examples."""
+        return [item.id for item in self._items]
+
+    def group(self, index: int) -> str:
+        """What must not be divided between splits, such as the patient."""
+        return self._items[index].group
+
+    def image(self, index: int) -> Pixels:
+        """The image, decoded: uint8 [H, W, 3] RGB.
+
+        Raises:
+            BadInput: the file is gone, was changed or cannot be decoded.
+        """
+        entry = self._items[index].files["image"]
+        return _decoded(entry, decode, self._files.read(entry))
+
+    def target(self, index: int) -> Mask:
+        """The truth of a segmentation: uint8 [H, W] of class ids, of the image's size.
+
+        Raises:
+            BadInput: the file is gone, was changed or cannot be decoded.
+        """
+        entry = self._items[index].files["mask"]
+        return _decoded(entry, lambda content: decode_mask(content, self._classes), self._files.read(entry))
+
+    def entry(self, index: int) -> FileEntry:
+        """Path, hash and size of the image's file."""
+        return self._items[index].files["image"]
+
+
+class HeldOut(Split):
+    """The examples that only the gate sees."""
+
+    def __init__(self, items: Sequence[Item], files: Files, classes: int, *, digest: str, training_digest: str) -> None:
+        super().__init__(items, files, classes)
+        self.digest = digest
+        """Digest of the held-out manifest."""
+        self.training_digest = training_digest
+        """Digest of the dataset that it belongs to, as `Dataset.digest` gives it."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a training may see: train and selection; of the held-out split only its digest."""
+
+    manifest: Manifest
+    """Files of train and selection together."""
+    files: Files
+    classes: int
+    selection_fraction: float
+    seed: int
+    """Decides which groups are the selection."""
+    remarks: tuple[str, ...] = ()
+    """What the user should know about how it was divided."""
+
+    @property
+    def digest(self) -> str:
+        """Version of the data: every file of train, selection and, through its digest, held-out."""
+        return self.manifest.digest
+
+    @property
+    def heldout_digest(self) -> str | None:
+        """Version of the held-out split."""
+        return self.manifest.heldout_digest
+
+    @cached_property
+    def _divided(self) -> tuple[list[Item], list[Item]]:
+        return carve(self.manifest.items, self.selection_fraction, self.seed)
+
+    @cached_property
+    def train(self) -> Split:
+        """What the weights are fitted to."""
+        return Split(self._divided[0], self.files, self.classes)
+
+    @cached_property
+    def selection(self) -> Split:
+        """What epochs and thresholds are chosen on."""
+        return Split(self._divided[1], self.files, self.classes)
+
+    def connected(self, store: ObjectStore) -> "Dataset":
+        """The same dataset, after it crossed to another process, with a connection of that process."""
+        return replace(self, files=self.files.connected(store))
+
+    def fetch(self) -> None:
+        """Bring every file near, verified."""
+        self.files.fetch(entry for item in self.manifest.items for entry in item.files.values())
+
+    def describe(self) -> dict[str, Any]:
+        """Counts and digests, for people and for tracking."""
+        return {
+            "train": len(self.train),
+            "selection": len(self.selection),
+            "heldout": self.manifest.heldout_items,
+            "digest": self.digest,
+            "heldout_digest": self.heldout_digest,
+        }
+
+
+def load_dataset(uri: str, spec: ModelSpec, *, store: ObjectStore | None, cache: Path) -> Dataset:
+    """Open a dataset: a local folder, or ``s3://BUCKET/datasets/NAME[/manifests/DIGEST.json]`` (the latest by default).
+
+    A local folder is hashed wholly; its images are decoded once per content, which `cache` remembers.
+
+    Raises:
+        BadInput: there is none, or a file of it is wrong.
+        Unavailable: the object store is away.
+    """
+    address = Address.parse(uri)
+    classes = len(spec.classes)
+    if address is None:
+        folder = Path(uri)
+        training, heldout, remarks = scan_folder(folder, spec.task)
+        _check_once(training, folder, classes, cache)
+        check_apart(training, heldout)
+        files: Files = FolderFiles(folder.resolve())
+    else:
+        store = _needed(store, uri, address)
+        training = _stored(store, Kind.DATASETS, address.name, address.digest)
+        files, remarks = ObjectFiles(store, object_prefix(Kind.DATASETS, address.name), cache / "objects"), ()
+        if training.task is not spec.task:
+            raise BadInput(f"is a dataset for {training.task}, but {spec.name} is for {spec.task}", file=uri)
+    return Dataset(training, files, classes, spec.data.selection_fraction, spec.train.seed, remarks)
+
+
+def load_heldout(uri: str, spec: ModelSpec, *, store: ObjectStore | None, cache: Path) -> HeldOut:
+    """Open the held-out split of the same `uri` that a training was given; on S3 it takes the promoter's rights.
+
+    Raises:
+        BadInput: there is none, a file of it is wrong, or one of its images is in the training data as well.
+        Refused: this identity may not read it.
+        Unavailable: the object store is away.
+    """
+    address = Address.parse(uri)
+    classes = len(spec.classes)
+    if address is None:
+        folder = Path(uri)
+        training, heldout, _ = scan_folder(folder, spec.task)
+        _check_once(heldout, folder, classes, cache)
+        files: Files = FolderFiles(folder.resolve())
+    else:
+        store = _needed(store, uri, address)
+        training = _stored(store, Kind.DATASETS, address.name, address.digest)
+        if training.heldout_digest is None:
+            raise BadInput("has no held-out split", file=uri, remedy="push the dataset again")
+        heldout = _stored(store, Kind.HELDOUT, address.name, training.heldout_digest)
+        files = ObjectFiles(store, object_prefix(Kind.HELDOUT, address.name), cache / "objects")
+    check_apart(training, heldout)
+    return HeldOut(heldout.items, files, classes, digest=heldout.digest, training_digest=training.digest)
+
+
+def scan_folder(folder: Path, task: Task) -> tuple[Manifest, Manifest, tuple[str, ...]]:
+    """Manifests of a local folder: (train and selection, held-out), and remarks on how it was divided.
+
+    ``train/`` and ``validation/`` are the two; without ``validation/`` the held-out split is carved from what there is.
+
+    Raises:
+        BadInput: naming what is missing or wrong.
+    """
+    if not folder.is_dir():
+        raise BadInput(
+            "there is no such folder", file=folder, remedy="give --data a folder, or s3://BUCKET/datasets/NAME"
+        )
+    if task is not Task.SEGMENT:
+        raise BadInput(f"datasets for {task} cannot be read yet", file=folder, key="task", remedy="segment can")
+    train = folder / "train" if (folder / "train").is_dir() else folder
+    items = segment.scan(train, folder)
+    remarks: tuple[str, ...] = ()
+    if (folder / "validation").is_dir():
+        heldout_items = segment.scan(folder / "validation", folder)
+        shared = {item.group for item in items} & {item.group for item in heldout_items}
+        if (folder / "groups.csv").is_file() and shared:
+            raise BadInput(
+                f"group {min(shared)!r} is in train/ and in validation/",
+                file=folder / "groups.csv",
+                remedy="move all of a group to one side",
+            )
+    else:
+        items, heldout_items = carve_heldout(items)
+        remarks = (f"no validation/ in {folder}: {len(heldout_items)} of its examples are held out, by group",)
+    if len({item.group for item in items}) < 2 or not heldout_items:
+        raise BadInput(
+            f"too few examples: {len(items)} to train on and select with, {len(heldout_items)} held out",
+            file=folder,
+            remedy="a training needs at least two groups of examples, and one more for the gate",
+        )
+    heldout = Manifest(task=task, items=tuple(heldout_items))
+    training = Manifest(task=task, items=tuple(items), heldout_digest=heldout.digest, heldout_items=len(heldout_items))
+    return training, heldout, remarks
+
+
+def splits_by_id(dataset: Dataset) -> Mapping[str, list[str]]:
+    """Which example plays which role, for the record of a training."""
+    return {"train": dataset.train.ids, "selection": dataset.selection.ids}
+
+
+def _check_once(manifest: Manifest, folder: Path, classes: int, cache: Path) -> None:
+    # A manifest's digest covers every byte, so that what was decoded once need not be decoded at every start.
+    mark = cache / "checked" / f"{manifest.digest}-{classes}"
+    if mark.exists():
+        return
+    segment.check(manifest.items, folder, classes)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+
+
+def check_apart(training: Manifest, heldout: Manifest) -> None:
+    """Refuse a dataset whose held-out split holds an image that is trained on.
+
+    Raises:
+        BadInput: naming the image.
+    """
+    shared = sorted(set(training.image_hashes) & set(heldout.image_hashes))
+    if shared:
+        raise BadInput(
+            f"the same image is in the training data ({training.image_hashes[shared[0]].path}) and held out "
+            f"({len(shared)} such image{'s' if len(shared) > 1 else ''})",
+            file=heldout.image_hashes[shared[0]].path,
+            remedy="remove it from one of the two; a held-out score on trained images means nothing",
+        )
+
+
+def _stored(store: ObjectStore, kind: Kind, name: str, digest: str | None) -> Manifest:
+    if digest is None:
+        digest = read_latest(store, name).digest
+    key = manifest_key(kind, name, digest)
+    place = f"s3://{store.bucket}/{key}"
+    try:
+        content = store.get(key)
+    except NotFound:
+        raise BadInput("there is no such dataset", file=place, remedy=f"`modelport data list {name}`") from None
+    return Manifest.parse(content, digest, place)
+
+
+def _needed(store: ObjectStore | None, uri: str, address: Address) -> ObjectStore:
+    if store is None:
+        raise BadInput("needs a connection to the object store", file=uri, remedy="`modelport local up` gives one")
+    if store.bucket != address.bucket:
+        raise BadInput(f"is in another bucket than this platform's, {store.bucket!r}", file=uri, remedy="push it there")
+    return store
+
+
+def _decoded(entry: FileEntry, decoder: Callable[[bytes], Mask], content: bytes) -> Mask:
+    try:
+        return decoder(content)
+    except BadInput as error:
+        raise BadInput(error.message, file=entry.path, remedy="replace the file, and train anew") from None

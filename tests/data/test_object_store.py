@@ -1,0 +1,170 @@
+"""Datasets on a real S3: pushed once, read through a cache that is never believed, held-out files out of reach."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from modelport.cli.data import data
+from modelport.connection import Connection, Role
+from modelport.contract import ModelSpec
+from modelport.data import list_datasets, load_dataset, load_heldout, push
+from modelport.errors import BadInput, Refused, Unavailable
+from modelport.imaging import encode_png
+from modelport.objects import ObjectStore
+
+
+@pytest.fixture
+def promoter(s3_connection: Connection) -> ObjectStore:
+    return ObjectStore.connect(s3_connection, Role.PROMOTER)
+
+
+@pytest.fixture
+def trainer(s3_connection: Connection) -> ObjectStore:
+    return ObjectStore.connect(s3_connection, Role.TRAINER)
+
+
+def repaint(file: Path) -> None:
+    file.write_bytes(encode_png(np.full((16, 16, 3), 7, np.uint8)))
+
+
+def test_pushed_once_and_read_as_the_same(
+    folder: Path, spec: ModelSpec, cache: Path, promoter: ObjectStore, trainer: ObjectStore
+):
+    first = push("round", folder, spec, promoter)
+    assert first.uploaded > 30
+    again = push("round", folder, spec, promoter)
+    assert (again.uploaded, again.skipped, again.uri) == (0, first.uploaded, first.uri)
+
+    local = load_dataset(str(folder), spec, store=None, cache=cache)
+    remote = load_dataset("s3://modelport/datasets/round", spec, store=trainer, cache=cache)
+    remote.fetch()
+    assert remote.digest == local.digest == first.digest
+    assert remote.selection.ids == local.selection.ids
+    assert np.array_equal(remote.train.image(2), local.train.image(2))
+    assert np.array_equal(remote.train.target(2), local.train.target(2))
+
+
+def test_a_changed_file_is_a_new_version_and_the_old_one_stays(
+    folder: Path, spec: ModelSpec, cache: Path, promoter: ObjectStore, trainer: ObjectStore
+):
+    old = push("versions", folder, spec, promoter)
+    repaint(folder / "train" / "images" / "01.png")
+    new = push("versions", folder, spec, promoter)
+    assert new.uploaded == 1
+    assert [(row.digest, row.latest) for row in list_datasets(promoter, "versions")] == [
+        (old.digest, False),
+        (new.digest, True),
+    ]
+    latest = load_dataset("s3://modelport/datasets/versions", spec, store=trainer, cache=cache)
+    pinned = load_dataset(old.uri, spec, store=trainer, cache=cache)
+    assert (latest.digest, pinned.digest) == (new.digest, old.digest)
+
+
+def test_an_interrupted_push_shows_nothing_and_is_taken_up(
+    folder: Path, spec: ModelSpec, cache: Path, promoter: ObjectStore, trainer: ObjectStore
+):
+    class Stopped(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done == 10:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        push("interrupted", folder, spec, promoter, stop)
+    assert list_datasets(promoter, "interrupted") == []
+    with pytest.raises(BadInput, match="no dataset 'interrupted' was pushed"):
+        load_dataset("s3://modelport/datasets/interrupted", spec, store=trainer, cache=cache)
+    assert push("interrupted", folder, spec, promoter).skipped >= 10
+
+
+def test_a_damaged_dataset_is_not_pushed(folder: Path, spec: ModelSpec, promoter: ObjectStore):
+    (folder / "validation" / "masks" / "00.png").write_bytes(b"damaged")
+    with pytest.raises(BadInput) as caught:
+        push("damaged", folder, spec, promoter)
+    assert caught.value.file == str(folder / "validation" / "masks" / "00.png")
+    assert not list(promoter.list("datasets/damaged/"))
+    assert not list(promoter.list("heldout/damaged/"))
+
+
+def test_whoever_trains_reads_no_heldout_file(
+    folder: Path, spec: ModelSpec, cache: Path, promoter: ObjectStore, trainer: ObjectStore
+):
+    pushed = push("apart", folder, spec, promoter)
+    with pytest.raises(Refused):
+        load_heldout(pushed.uri, spec, store=trainer, cache=cache)
+    with pytest.raises(Refused):
+        list(trainer.list("heldout/apart/"))
+    with pytest.raises(Refused):
+        push("apart", folder, spec, trainer)
+    heldout = load_heldout(pushed.uri, spec, store=promoter, cache=cache)
+    assert len(heldout) == 4
+    assert heldout.training_digest == pushed.digest
+    stored = {info.key.rpartition("/")[2] for info in promoter.list("datasets/apart/objects/")}
+    assert not stored & {heldout.entry(index).sha256 for index in range(4)}
+
+
+def test_a_damaged_cache_is_fetched_again(
+    folder: Path, spec: ModelSpec, cache: Path, promoter: ObjectStore, trainer: ObjectStore
+):
+    pushed = push("cached", folder, spec, promoter)
+    dataset = load_dataset(pushed.uri, spec, store=trainer, cache=cache)
+    dataset.fetch()
+    truth = dataset.train.image(0)
+    (cached,) = cache.rglob(dataset.train.entry(0).sha256)
+    cached.write_bytes(b"rotten")
+    assert np.array_equal(dataset.train.image(0), truth)
+    assert cached.stat().st_size == dataset.train.entry(0).size
+
+
+def test_a_damaged_object_is_not_trained_on(
+    folder: Path, spec: ModelSpec, cache: Path, promoter: ObjectStore, trainer: ObjectStore
+):
+    pushed = push("rotten", folder, spec, promoter)
+    dataset = load_dataset(pushed.uri, spec, store=trainer, cache=cache)
+    entry = dataset.train.entry(0)
+    promoter.put(f"datasets/rotten/objects/{entry.sha256}", b"x" * entry.size)
+    with pytest.raises(BadInput, match="is damaged"):
+        dataset.fetch()
+    promoter.delete(f"datasets/rotten/objects/{entry.sha256}")
+    with pytest.raises(BadInput, match="is not there"):
+        dataset.fetch()
+    assert push("rotten", folder, spec, promoter).uploaded == 1
+    dataset.fetch()
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["s3://modelport/heldout/round", "s3://modelport", "http://somewhere/datasets/x", "s3://modelport/datasets/a/b"],
+)
+def test_other_addresses_are_refused(uri: str, spec: ModelSpec, cache: Path, trainer: ObjectStore):
+    with pytest.raises(BadInput, match="is not the address of a dataset"):
+        load_dataset(uri, spec, store=trainer, cache=cache)
+
+
+def test_store_away(spec: ModelSpec, cache: Path, s3_connection: Connection):
+    away = ObjectStore.connect(s3_connection.model_copy(update={"s3_endpoint": "http://127.0.0.1:9"}), Role.TRAINER)
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:9"):
+        load_dataset("s3://modelport/datasets/round", spec, store=away, cache=cache)
+
+
+def test_command_line(tmp_path: Path, folder: Path, s3_connection: Connection, monkeypatch: pytest.MonkeyPatch):
+    from tiny_project import write_project
+
+    root = write_project(tmp_path / "project")
+    s3_connection.save(tmp_path / "connection.json")
+    monkeypatch.setenv("MODELPORT_PROJECT", str(root))
+    monkeypatch.setenv("MODELPORT_CONNECTION", str(tmp_path / "connection.json"))
+
+    def call(*arguments: str) -> str:
+        return CliRunner().invoke(data, arguments, catch_exceptions=False).output
+
+    assert "no version of tiny was pushed" in call("list", "tiny")
+    assert " 0 were there already" in call("push", "tiny", str(folder))
+    assert "\n0 files uploaded" in call("push", "tiny", str(folder))
+    assert "16 train, 4 held out" in call("list", "tiny")
+    assert "(latest)" in call("list", "tiny")
+    with pytest.raises(BadInput, match="no model here learns from a dataset 'other'"):
+        call("push", "other", str(folder))

@@ -1,0 +1,92 @@
+"""`modelport train`: from a model folder and a dataset to a registered release."""
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from modelport.connection import Connection
+    from modelport.release import BuiltRelease
+    from modelport.training import TrainingResult
+
+PICTURED = 6
+"""Examples of the selection split in the picture of predictions beside truth."""
+
+
+@click.command()
+@click.argument("name")
+@click.option("--data", "data_uri", required=True, help="Folder of the dataset, or s3://BUCKET/datasets/NAME.")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a value of model.yaml: train.epochs=3."
+)
+@click.option("--workers", type=click.IntRange(1, 256), help="Training processes (default: train.workers.count).")
+@click.option("--again", is_flag=True, help="Train anew even if the same training is finished.")
+@click.option(
+    "--checkpoints",
+    type=click.Choice(["local", "s3"]),
+    default="local",
+    show_default=True,
+    help="Where checkpoints are kept; s3 survives the loss of this machine.",
+)
+def train(
+    name: str, data_uri: str, overrides: tuple[str, ...], workers: int | None, again: bool, checkpoints: str
+) -> None:
+    """Train model NAME, and register what comes of it as a release.
+
+    Killed or interrupted, the same command goes on from the last checkpoint. The same training is never done twice:
+    finished once, its release is only looked up.
+    """
+    from modelport.connection import Connection
+    from modelport.contract import find_model
+    from modelport.release import build
+    from modelport.training import Display, start
+
+    folder = find_model(name)
+    connection = Connection.load()
+    with Display() as display:
+        result = start(
+            folder,
+            data_uri,
+            overrides=overrides,
+            workers=workers,
+            connection=connection,
+            again=again,
+            checkpoints_on_s3=checkpoints == "s3",
+            progress=display,
+        )
+    metrics = "  ".join(f"{metric} {value:.4g}" for metric, value in result.metrics.items())
+    click.echo(f"run       {result.run} ({len(result.epochs)} epochs, {result.seconds:.0f} s)")
+    click.echo(f"best      epoch {result.best_epoch + 1}: {metrics}")
+    release = build(folder, result, connection, result.spec)
+    _keep_picture(connection, result, release)
+    version = "" if release.version is None else f" (version {release.version} in MLflow)"
+    click.echo(f"release   {release.digest}{version}")
+    click.echo(f"MLflow    {connection.tracking_uri}/#/experiments  run {result.mlflow_run_id}")
+    click.echo(f"next      modelport gate {name} --data {data_uri}")
+
+
+def _keep_picture(connection: "Connection", result: "TrainingResult", release: "BuiltRelease") -> None:
+    """Show in MLflow what the exported graphs, not torch, answer on examples that were not trained on."""
+    from modelport.contract import Task
+    from modelport.errors import Unavailable
+    from modelport.release import Release, Runtime
+    from modelport.training import log_picture, picture
+
+    if result.spec.task is not Task.SEGMENT or not result.mlflow_run_id:
+        return
+    split = result.dataset.selection
+    shown = range(min(PICTURED, len(split)))
+    runtime = Runtime(Release.open(release.path, release.digest))
+    images = [split.image(index) for index in shown]
+    png = picture(
+        images,
+        [split.target(index) for index in shown],
+        [runtime.predict(image)["mask"] for image in images],
+        colors=[label.rgb for label in result.spec.classes],
+        titles=[split.ids[index] for index in shown],
+    )
+    try:
+        log_picture(connection, result.mlflow_run_id, "selection", png)
+    except Unavailable as error:
+        # The release is complete without it.
+        click.echo(f"note: {error}", err=True)

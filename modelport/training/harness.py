@@ -1,0 +1,429 @@
+"""From a model folder and a dataset to a trained checkpoint: one call, which can be killed and called again."""
+
+import fcntl
+import json
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelport.connection import Connection, Role
+from modelport.contract import Bundle, ModelFolder, ModelSpec, apply_overrides, duration_seconds
+from modelport.data import Dataset, load_dataset
+from modelport.errors import BadInput, Conflict, ModelportError
+from modelport.objects import ObjectStore
+from modelport.project import state_folder
+from modelport.training.channel import Channel
+from modelport.training.checkpoints import CheckpointStore, LocalCheckpoints, ObjectCheckpoints
+from modelport.training.cluster import Shares, ray_cluster
+from modelport.training.events import EpochDone, Event, Failed, Note, Started
+from modelport.training.identity import environment, requirements, run_key
+from modelport.training.journal import Journal
+from modelport.training.tracking import RunRecord, Tracker
+from modelport.training.worker import Job, work
+
+POLL_INTERVAL_S = 0.2
+PATIENCE_VARIABLE = "MODELPORT_PATIENCE_S"
+"""Environment variable: seconds for which a worker waits for an object store that is away (default 60)."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A finished training."""
+
+    run: str
+    """Name of the run."""
+    run_key: str
+    mlflow_run_id: str
+    """Empty when there is no MLflow, or it was away to the end."""
+    checkpoint: Path
+    """Folder that holds ``checkpoint.pt`` of the best epoch."""
+    best_epoch: int
+    metrics: dict[str, float]
+    """Of the best epoch."""
+    epochs: list[dict[str, Any]]
+    """Every epoch's record: epoch, metrics, order, examples, seconds, time_ms, attempt."""
+    spec: ModelSpec
+    """With overrides applied."""
+    dataset: Dataset
+    data_digest: str
+    heldout_digest: str | None
+    code_digest: str
+    resumed: bool
+    """Whether this call went on with an earlier one's work, or found it finished."""
+    seconds: float
+    """Spent in epochs, over all attempts."""
+
+
+def start(
+    folder: ModelFolder,
+    data: str,
+    *,
+    overrides: Sequence[str] = (),
+    workers: int | None = None,
+    connection: Connection | None = None,
+    again: bool = False,
+    checkpoints_on_s3: bool = False,
+    progress: Callable[[Event], None] | None = None,
+) -> TrainingResult:
+    """Train a model folder on a dataset, or go on with a training of the same that did not end.
+
+    Args:
+        folder: The model folder.
+        data: Local folder or ``s3://`` address of the dataset.
+        overrides: ``KEY=VALUE`` assignments to the specification.
+        workers: Number of training processes; None takes the specification's.
+        connection: The platform; None trains without MLflow, from and to local files.
+        again: Train anew even if the same training is finished.
+        checkpoints_on_s3: Keep checkpoints on the object store instead of in the state folder.
+        progress: Called with every event, from the calling thread.
+
+    Raises:
+        BadInput: the folder, an override, the dataset or what ``train.py`` reports is wrong.
+        Conflict: the same training is running.
+        Unavailable: the object store is away; the last checkpoint is safe.
+        ModelportError: ``train.py`` failed, workers were lost too often, or the time limit was reached.
+    """
+    tell = progress or _tell_nobody
+    if workers is not None:
+        overrides = [*overrides, f"train.workers.count={workers}"]
+    spec = apply_overrides(folder.spec, overrides)
+    bundle = folder.bundle()
+    if checkpoints_on_s3 and connection is None:
+        raise BadInput(
+            "checkpoints on S3 need a platform", key="--checkpoints", remedy="`modelport local up` gives one"
+        )
+    state = state_folder(folder.path.resolve().parent.parent)
+    on_objects = checkpoints_on_s3 or data.startswith("s3://")
+    restricted = connection.restricted_to(Role.TRAINER) if connection is not None and on_objects else None
+    objects = None if restricted is None else ObjectStore.connect(restricted, Role.TRAINER)
+    dataset = load_dataset(data, spec, store=objects, cache=state / "cache")
+    for remark in dataset.remarks:
+        tell(Note(remark))
+    key = run_key(spec, bundle.digest, dataset.digest, spec.train.workers.count)
+
+    runs = state / "runs" / spec.name
+    with _only_one(runs, key[:12]):
+        run, store = find_run(runs, spec.name, key[:12], objects if checkpoints_on_s3 else None, again)
+        training = _Training(
+            folder=folder,
+            spec=spec,
+            bundle=bundle,
+            dataset=dataset,
+            connection=connection,
+            restricted=restricted,
+            store=store,
+            on_objects=checkpoints_on_s3,
+            run=run,
+            key=key,
+            runs=runs,
+            tell=tell,
+        )
+        return training.result()
+
+
+def _tell_nobody(event: Event) -> None:
+    del event
+
+
+@dataclass
+class _Training:
+    """One call of `start`, after everything that can be wrong beforehand was looked at."""
+
+    folder: ModelFolder
+    spec: ModelSpec
+    bundle: Bundle
+    dataset: Dataset
+    connection: Connection | None
+    restricted: Connection | None
+    store: CheckpointStore
+    on_objects: bool
+    run: str
+    key: str
+    runs: Path
+    tell: Callable[[Event], None]
+
+    def __post_init__(self) -> None:
+        self.notes: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.folder_of_run = self.runs / self.run
+
+    def result(self) -> TrainingResult:
+        """Train as far as it is not done, and describe what came of it."""
+        journal = self.store.read() or Journal(run=self.run)
+        before = len(journal.epochs)
+        if not journal.finished:
+            journal = journal.started()
+            self.store.write(journal)
+        tracker = self._tracker()
+        status = "FAILED"
+        try:
+            if tracker is not None:
+                tracker.update(journal)
+            if journal.finished:
+                self.tell(Note(f"run {self.run} is finished already; --again trains anew"))
+            else:
+                journal = self._trained(journal, tracker)
+            status = "FINISHED"
+        except (KeyboardInterrupt, SystemExit):
+            status = "KILLED"
+            raise
+        finally:
+            if tracker is not None:
+                tracker.finish(status, timeout_s=60 if status == "FINISHED" else 10)
+            self._tell_notes()
+        best = journal.best
+        assert best is not None
+        return TrainingResult(
+            run=self.run,
+            run_key=self.key,
+            mlflow_run_id="" if tracker is None else tracker.run_id,
+            checkpoint=self.store.fetch(best, self.folder_of_run / "checkpoints"),
+            best_epoch=best.epoch,
+            metrics=journal.record(best.epoch).metrics,
+            epochs=[record.model_dump() for record in journal.epochs],
+            spec=self.spec,
+            dataset=self.dataset,
+            data_digest=self.dataset.digest,
+            heldout_digest=self.dataset.heldout_digest,
+            code_digest=self.bundle.digest,
+            resumed=before > 0,
+            seconds=sum(record.seconds for record in journal.epochs),
+        )
+
+    def _trained(self, journal: Journal, tracker: Tracker | None) -> Journal:
+        """Run the workers to the end of ``train``; the journal that they left, marked as finished."""
+        logs = self.folder_of_run / "logs" / f"attempt-{journal.attempt}"
+        count = self.spec.train.workers.count
+        with ray_cluster(self.spec, count, logs) as shares:
+            epochs = self.spec.train.parameters.get("epochs")
+            self.tell(
+                Started(
+                    run=self.run,
+                    next_epoch=journal.next_epoch,
+                    epochs=epochs if isinstance(epochs, int) else None,
+                    counts=self.dataset.describe(),
+                    workers=count,
+                    threads=shares.threads,
+                    place=self.store.place,
+                )
+            )
+            channel = Channel.open()
+            job = self._job(shares, channel)
+            fit = _Fit(job, shares, self.spec)
+            self._watch(fit, channel, tracker, logs)
+        journal = self.store.read() or journal
+        if journal.best is None:
+            raise BadInput(
+                "train(run) ended without reporting an epoch",
+                file=self.folder.path / "train.py",
+                remedy="call run.report(metrics, checkpoint, epoch=epoch) at the end of every epoch",
+            )
+        journal = journal.ended()
+        self.store.write(journal)
+        if tracker is not None:
+            tracker.update(journal)
+        return journal
+
+    def _watch(self, fit: "_Fit", channel: Channel, tracker: Tracker | None, logs: Path) -> None:
+        """Pass on events until the workers are done; raises what ended them before."""
+        limit = self.spec.train.time_limit
+        deadline = time.monotonic() + duration_seconds(limit)
+
+        def handle(event: Event) -> None:
+            if isinstance(event, Failed):
+                _save_traceback(logs, event.traceback)
+                if isinstance(event.error, ModelportError) and event.error.remedy is None:
+                    event.error.remedy = f"the traceback is in {logs / _TRACEBACK_FILE}"
+                raise event.error
+            self.tell(event)
+            if isinstance(event, EpochDone) and tracker is not None:
+                current = self.store.read()
+                if current is not None:
+                    tracker.update(current)
+
+        while not fit.ended(POLL_INTERVAL_S):
+            channel.take(handle)
+            self._tell_notes()
+            if time.monotonic() > deadline:
+                raise ModelportError(
+                    f"the training was stopped at its time limit of {limit}; its last checkpoint is safe",
+                    key="train.time_limit",
+                    remedy="run it again to go on for as long; or raise the limit, with --set train.time_limit=6h",
+                )
+        channel.take(handle)
+        if fit.error is not None:
+            _save_traceback(logs, str(fit.error))
+            raise ModelportError(
+                f"the training failed: {_summary(fit.error)}",
+                file=logs / _TRACEBACK_FILE,
+                remedy="its last checkpoint is safe: the same command goes on from there",
+            ) from fit.error
+
+    def _job(self, shares: Shares, channel: Channel) -> Job:
+        return Job(
+            spec=self.spec,
+            folder=str(self.folder.path),
+            bundle=self.bundle.to_bytes(),
+            dataset=self.dataset,
+            checkpoints=_prefix(self.spec.name, self.run) if self.on_objects else str(self.folder_of_run),
+            on_objects=self.on_objects,
+            connection=self.restricted,
+            threads=shares.threads,
+            patience_s=float(os.environ.get(PATIENCE_VARIABLE, "60")),
+            channel=channel,
+        )
+
+    def _tracker(self) -> Tracker | None:
+        if self.connection is None or not self.connection.tracking_uri:
+            return None
+        dataset, train = self.dataset, self.spec.train
+        record = RunRecord(
+            experiment=self.spec.name,
+            run=self.run,
+            parameters={
+                **train.parameters,
+                "seed": train.seed,
+                "workers": train.workers.count,
+                "selection_fraction": self.spec.data.selection_fraction,
+                "train_examples": len(dataset.train),
+                "selection_examples": len(dataset.selection),
+            },
+            tags={
+                "modelport.model": self.spec.name,
+                "modelport.run_key": self.key,
+                "modelport.code_digest": self.bundle.digest,
+                "modelport.data_digest": dataset.digest,
+                "modelport.heldout_digest": dataset.heldout_digest or "",
+            },
+            artifacts={
+                "code/bundle.tar.gz": self.bundle.to_bytes(),
+                "data/manifest.json": dataset.manifest.content,
+                "data/splits.json": json.dumps(
+                    {"train": dataset.train.ids, "selection": dataset.selection.ids}, indent=1
+                ).encode(),
+                "environment/versions.json": json.dumps(environment(), indent=1).encode(),
+                "environment/requirements.txt": requirements().encode(),
+                "model.json": self.spec.model_dump_json(indent=1).encode(),
+            },
+        )
+        return Tracker(self.connection, record, self.notes)
+
+    def _tell_notes(self) -> None:
+        while not self.notes.empty():
+            self.tell(Note(self.notes.get()))
+
+
+class _Fit:
+    """Ray Train at work in a thread, so that the calling one can watch and be interrupted."""
+
+    def __init__(self, job: Job, shares: Shares, spec: ModelSpec) -> None:
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(job, shares, spec), name="ray-train", daemon=True)
+        self._thread.start()
+
+    def ended(self, timeout_s: float) -> bool:
+        """Wait for a moment; whether it is over."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self, job: Job, shares: Shares, spec: ModelSpec) -> None:
+        import ray.train
+        from ray.train.torch import TorchTrainer
+
+        resources: dict[str, float] = {"CPU": shares.cpus}
+        if shares.gpus:
+            resources["GPU"] = shares.gpus
+        try:
+            TorchTrainer(
+                work,
+                train_loop_config={"job": job},
+                scaling_config=ray.train.ScalingConfig(
+                    num_workers=spec.train.workers.count, use_gpu=shares.gpus > 0, resources_per_worker=resources
+                ),
+                run_config=ray.train.RunConfig(
+                    name=spec.name,
+                    storage_path=str(shares.scratch),
+                    failure_config=ray.train.FailureConfig(max_failures=spec.train.max_failures),
+                    callbacks=[_loss_teller(job.channel)],
+                ),
+            ).fit()
+        except Exception as error:  # noqa: BLE001  raised again by whoever watches this thread
+            self.error = error
+
+
+def _loss_teller(channel: Channel) -> Any:
+    """Tells the user when workers are lost, which Ray Train itself only writes into its logs."""
+    import ray.train
+
+    class Teller(ray.train.UserCallback):
+        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+            del run_context
+            ranks = ", ".join(str(rank) for rank in sorted(worker_exceptions))
+            channel.tell(Note(f"worker {ranks} was lost; workers start anew from the last checkpoint"))
+
+    return Teller()
+
+
+_TRACEBACK_FILE = "error.txt"
+
+
+def _save_traceback(logs: Path, text: str) -> None:
+    logs.mkdir(parents=True, exist_ok=True)
+    (logs / _TRACEBACK_FILE).write_text(text)
+
+
+def _summary(error: BaseException) -> str:
+    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
+    if not failures:
+        return str(error).strip().splitlines()[-1]
+    first = next(iter(failures.values()))
+    return f"{len(failures)} worker(s) lost, and again after every new start; the first: {type(first).__name__}"
+
+
+def _prefix(model: str, run: str) -> str:
+    return f"checkpoints/{model}/{run}"
+
+
+def find_run(runs: Path, model: str, key: str, objects: ObjectStore | None, again: bool) -> tuple[str, CheckpointStore]:
+    """Name and keeper of the run to do: the last one of this key, or a further one if `again` and it is finished."""
+    finished: tuple[str, CheckpointStore] | None = None
+    number = 0
+    while True:
+        number += 1
+        run = key if number == 1 else f"{key}-{number}"
+        store: CheckpointStore = (
+            LocalCheckpoints(runs / run) if objects is None else ObjectCheckpoints(objects, _prefix(model, run))
+        )
+        journal = store.read()
+        if journal is not None and journal.finished:
+            finished = run, store
+        elif journal is None and finished is not None and not again:
+            return finished
+        else:
+            return run, store
+
+
+@contextmanager
+def _only_one(runs: Path, key: str) -> Generator[None]:
+    """Hold the lock of a run; it is freed when this process ends, however it ends."""
+    runs.mkdir(parents=True, exist_ok=True)
+    with (runs / f".{key}.lock").open("a+") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            stream.seek(0)
+            holder = stream.read().strip() or "unknown"
+            raise Conflict(
+                f"the same training is running already (process {holder})",
+                file=runs / key,
+                remedy="wait for it, or train with other parameters: --set train.NAME=VALUE",
+            ) from None
+        stream.truncate(0)
+        stream.write(str(os.getpid()))
+        stream.flush()
+        yield

@@ -1,0 +1,185 @@
+"""Killed at a random step and started again, a training ends as if nothing had happened.
+
+Stated tolerance: on one worker the metrics agree to 1e-6 and the order of the data exactly.
+"""
+
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import Service, Tiny, wait_for
+
+from modelport.connection import Connection, Role
+from modelport.contract import find_model
+from modelport.data import push
+from modelport.objects import ObjectStore
+
+TOLERANCE = 1e-6
+SLOW = {"overrides": ["train.pause=0.15"]}
+"""Four steps an epoch: long enough to be killed in the midst of it."""
+
+
+def assert_same(result: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert [row["epoch"] for row in result["epochs"]] == list(range(6))
+    assert [row["order"] for row in result["epochs"]] == [row["order"] for row in expected["epochs"]]
+    for found, wanted in zip(result["epochs"], expected["epochs"], strict=True):
+        assert found["metrics"] == pytest.approx(wanted["metrics"], abs=TOLERANCE)
+    assert result["best_epoch"] == expected["best_epoch"]
+    assert (Path(result["checkpoint"]) / "checkpoint.pt").is_file()
+
+
+def somewhere_in_an_epoch() -> None:
+    time.sleep(random.uniform(0, 0.6))
+
+
+def test_killed_three_ways_with_mlflow_away_in_between(
+    tiny: Tiny, uninterrupted: tuple[Tiny, dict[str, Any]], mlflow: tuple[Service, Connection], tmp_path: Path
+):
+    service, connection = mlflow
+    connection.save(tmp_path / "connection.json")
+    options = {**SLOW, "connection": str(tmp_path / "connection.json")}
+
+    first = tiny.start(**options)
+    tiny.reached(1, first)
+    service.kill()
+    # The same command in another window is told, and disturbs nothing.
+    second = tiny.start(**options)
+    second.ends(4)
+    assert f"is running already (process {first.process.pid})" in second.told
+    # A worker alone: replaced without the user's doing.
+    first.worker().kill()
+    wait_for(lambda: "was lost; workers start anew from the last checkpoint" in first.told, "the loss to be told")
+    tiny.reached(len(tiny.journal()["epochs"]) + 1, first)
+    somewhere_in_an_epoch()
+    # Everything at once.
+    for process in first.tree():
+        process.kill()
+    first.process.wait(10)
+    assert "MLflow does not take the record of this run; training goes on" in first.told
+
+    # The driver alone: what it leaves behind ends by itself, and does not disturb the next start.
+    third = tiny.start(**options)
+    tiny.reached(len(tiny.journal()["epochs"]) + 1, third)
+    somewhere_in_an_epoch()
+    orphans = third.tree()[1:]
+    third.process.kill()
+    third.process.wait(10)
+
+    service.start()
+    last = tiny.start(**options)
+    result = last.result()
+    assert result["resumed"]
+    assert "going on with run" in last.told
+    assert_same(result, uninterrupted[1])
+    wait_for(lambda: not any(process.is_running() for process in orphans), "orphans to end", 30)
+    assert len({row["attempt"] for row in result["epochs"]}) >= 2
+    assert_recorded(connection, result)
+
+    # Finished: said so at once, without a cluster, and nothing is recorded twice.
+    again = tiny.start(**options)
+    assert again.result()["epochs"] == result["epochs"]
+    assert "is finished already" in again.told
+    assert_recorded(connection, result)
+
+
+def assert_recorded(connection: Connection, result: dict[str, Any]) -> None:
+    """One MLflow run, which holds everything exactly once."""
+    connection.configure_tracking()
+    from mlflow import MlflowClient
+
+    client = MlflowClient(connection.tracking_uri)
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.run_id == result["mlflow_run_id"]
+    assert run.info.status == "FINISHED"
+    history = client.get_metric_history(run.info.run_id, "dice")
+    assert [(point.step, point.value) for point in history] == [
+        (row["epoch"], pytest.approx(row["metrics"]["dice"])) for row in result["epochs"]
+    ]
+    assert run.data.params["rate"] == "0.05"
+    assert run.data.params["seed"] == "3"
+    assert run.data.tags["modelport.data_digest"] == result["digest"]
+    assert len(run.data.tags["modelport.code_digest"]) == 64
+    found = {
+        file.path
+        for folder in ("code", "data", "environment")
+        for file in client.list_artifacts(run.info.run_id, folder)
+    }
+    assert {"code/bundle.tar.gz", "data/manifest.json", "environment/requirements.txt"} <= found
+
+
+def test_two_workers_with_data_and_checkpoints_on_an_s3_that_goes_away(
+    tiny: Tiny, uninterrupted: tuple[Tiny, dict[str, Any]], objects: tuple[Service, Connection], tmp_path: Path
+):
+    service, connection = objects
+    connection.save(tmp_path / "connection.json")
+    promoter = ObjectStore.connect(connection, Role.PROMOTER)
+    pushed = push("tiny", tiny.data, find_model("tiny", tiny.root).spec, promoter)
+    trainer = ObjectStore.connect(connection, Role.TRAINER)
+    options = {
+        **SLOW,
+        "connection": str(tmp_path / "connection.json"),
+        "data": pushed.uri,
+        "checkpoints_on_s3": True,
+        "workers": 2,
+    }
+
+    def epochs() -> int:
+        keys = [info.key for info in trainer.list("checkpoints/tiny/") if info.key.endswith("/journal.json")]
+        return len(json.loads(trainer.get(keys[0]))["epochs"]) if keys else 0
+
+    first = tiny.start(**options)
+    wait_for(lambda: epochs() >= 2, "two epochs")
+    service.kill()
+    first.ends(5)
+    assert "the checkpoint cannot be stored" in first.told
+    assert "is safe" in first.told
+    assert "remedy:" in first.told
+    assert "Traceback" not in first.told
+
+    service.start()
+    reached = epochs()
+    assert reached >= 2
+    last = tiny.start(**options)
+    wait_for(lambda: epochs() > reached, "the next epoch")
+    last.worker().kill()  # one of the two; the other one is stuck in their exchange of gradients
+    result = last.result()
+    assert f"at epoch {reached + 1}" in last.told
+    assert "2 worker(s)" in last.told
+    # Half of each batch is on each worker: the same order of the data, though not the same sums.
+    assert [row["epoch"] for row in result["epochs"]] == list(range(6))
+    assert [row["order"] for row in result["epochs"]] == [row["order"] for row in uninterrupted[1]["epochs"]]
+    assert result["metrics"]["dice"] > 0.5
+    assert (Path(result["checkpoint"]) / "checkpoint.pt").is_file()
+    kept = {info.key.split("/")[3] for info in trainer.list("checkpoints/tiny/") if info.key.endswith(".pt")}
+    assert len(kept) <= 2, "only the best and the latest checkpoint are kept"
+
+
+def test_a_bug_in_train_py_is_shown_where_it_is(tiny: Tiny):
+    program = tiny.start(overrides=["train.fail=bug"])
+    program.ends(1)
+    file = tiny.root / "models" / "tiny" / "train.py"
+    line = file.read_text().split("this is a bug")[0].count("\n") + 1
+    assert f"error: {file}:{line}: ValueError: this is a bug of train.py" in program.told
+    assert "Traceback" not in program.told
+    (saved,) = tiny.root.rglob("error.txt")
+    assert f"remedy: the traceback is in {saved}" in program.told
+    assert f'File "{file}", line {line}' in saved.read_text()
+    assert len(tiny.journal()["epochs"]) == 1
+
+
+def test_nothing_is_left_behind(uninterrupted: tuple[Tiny, dict[str, Any]]):
+    tiny, _ = uninterrupted
+    pids = {program.process.pid for program in tiny.programs}
+    assert not [folder for folder in Path("/tmp").glob("mp-ray-*") if int(folder.name.split("-")[2]) in pids]
+    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie" for pid in pids)
+    (run,) = [path for path in (tiny.root / ".modelport" / "runs" / "tiny").iterdir() if path.is_dir()]
+    assert len(list((run / "checkpoints").iterdir())) <= 2
+    logs = "".join(file.read_text() for file in (run / "logs").rglob("worker-*.out"))
+    assert "prints go to the run's logs" in logs
+    assert "prints go to the run's logs" not in tiny.programs[0].told

@@ -1,0 +1,196 @@
+"""What a gate found: enough to see, much later, why a release was let through or not."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from modelport.contract import Direction, ModelFolder, Task
+from modelport.errors import BadInput
+from modelport.objects import ObjectInfo, ObjectStore
+from modelport.release import canonical_json, sha256
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class GateRules(_Part):
+    """What a release must reach. From the promoter's own checkout, never from the release."""
+
+    task: Task
+    classes: tuple[str, ...]
+    metric: str
+    direction: Direction
+    minimum: float
+    margin: float
+    """How much worse than the champion a release may be."""
+    minimum_from: str
+    """Where the minimum was taken from, for people."""
+
+    def gate_hash(self, champion: str | None) -> str:
+        """First 16 digits of a hash over these rules and the champion that was compared with.
+
+        Evidence counts for a promotion only under the same hash: other rules, or another champion, want a new gate.
+        """
+        rules = self.model_dump(mode="json", exclude={"minimum_from"})
+        return sha256(canonical_json({"rules": rules, "champion": champion}))[:16]
+
+    def good_enough(self, value: float) -> bool:
+        """Whether a value reaches the minimum."""
+        return value >= self.minimum if self.direction is Direction.MAX else value <= self.minimum
+
+    def holds_against(self, value: float, champion: float) -> bool:
+        """Whether a value is at most the margin worse than the champion's."""
+        if self.direction is Direction.MAX:
+            return value >= champion - self.margin
+        return value <= champion + self.margin
+
+
+class ImageScore(_Part):
+    """One image of the held-out split."""
+
+    id: str
+    scores: dict[str, float]
+
+
+class Interval(_Part):
+    """Bootstrap confidence interval of the metric, over images."""
+
+    low: float
+    high: float
+    level: float
+    resamples: int
+    seed: int
+
+
+class Champion(_Part):
+    """The release that was desired when the gate ran, on the same images."""
+
+    digest: str
+    value: float | None
+    """Its metric; None where it cannot be compared."""
+    note: str | None = None
+    """Why it was not compared."""
+
+
+class LeakCheck(_Part):
+    """Whether held-out images were trained on. Evidence exists only where none was."""
+
+    heldout_images: int
+    training_images: int
+    shared: int
+
+
+class Evidence(_Part):
+    """The result of one gate."""
+
+    schema_: Literal["modelport.evidence/1"] = Field(default="modelport.evidence/1", alias="schema")
+    model: str
+    release: str
+    """Digest."""
+    heldout_digest: str
+    rules: GateRules
+    gate_hash: str
+    metrics: dict[str, float]
+    """Every metric of the task."""
+    value: float
+    """The gate's metric."""
+    interval: Interval
+    champion: Champion | None
+    passed: bool
+    reasons: tuple[str, ...]
+    """Why it did not pass."""
+    leak_check: LeakCheck
+    versions: dict[str, str]
+    """Of the libraries that computed this."""
+    made: datetime
+    who: str
+    seconds: float
+    images: tuple[ImageScore, ...]
+
+    @property
+    def key(self) -> str:
+        """Key of this evidence in the bucket."""
+        return f"{evidence_prefix(self.model)}{self.release}/{self.heldout_digest}-{self.gate_hash}.json"
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON."""
+        return canonical_json(self.model_dump(mode="json", by_alias=True))
+
+    def summary(self) -> str:
+        """One line."""
+        sign = ">=" if self.rules.direction is Direction.MAX else "<="
+        against = ""
+        if self.champion is not None and self.champion.value is not None:
+            against = f", champion {self.champion.digest[:12]} {self.champion.value:.4f}, margin {self.rules.margin:g}"
+        return (
+            f"{'passed' if self.passed else 'failed'}: {self.rules.metric} {self.value:.4f} "
+            f"[{self.interval.low:.4f}, {self.interval.high:.4f}] on {len(self.images)} held-out images, "
+            f"wanted {sign} {self.rules.minimum:g}{against}"
+        )
+
+
+def rules_of(folder: ModelFolder, minimum: float | None = None) -> GateRules:
+    """Rules of a model folder, in the promoter's checkout.
+
+    Args:
+        minimum: another minimum than the folder's; evidence says that it was given.
+    """
+    spec = folder.spec
+    return GateRules(
+        task=spec.task,
+        classes=tuple(label.name for label in spec.classes),
+        metric=spec.gate.metric,
+        direction=spec.gate.direction,
+        minimum=spec.gate.minimum if minimum is None else minimum,
+        margin=spec.gate.margin,
+        minimum_from=f"models/{folder.name}/model.yaml gate.minimum" if minimum is None else "the --minimum option",
+    )
+
+
+def evidence_prefix(model: str) -> str:
+    """Prefix of a model's evidence, ``<digest>/<heldout>-<gatehash>.json`` below it."""
+    return f"promotions/{model}/evidence/"
+
+
+def evidence_by_release(store: ObjectStore, model: str) -> dict[str, list[ObjectInfo]]:
+    """Evidence objects of each release, the newest first."""
+    prefix = evidence_prefix(model)
+    found: dict[str, list[ObjectInfo]] = {}
+    for row in sorted(store.list(prefix), key=lambda row: row.modified, reverse=True):
+        found.setdefault(row.key.removeprefix(prefix).partition("/")[0], []).append(row)
+    return found
+
+
+def read_evidence(store: ObjectStore, key: str) -> tuple[Evidence, str]:
+    """Evidence, and the sha256 of its bytes.
+
+    Raises:
+        BadInput: the object is damaged.
+    """
+    data = store.get(key)
+    try:
+        return Evidence.model_validate_json(data), sha256(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise BadInput(
+            f"is no evidence: {first['msg']}", file=f"s3://{store.bucket}/{key}", remedy="run the gate again"
+        ) from None
+
+
+def verdict(
+    rules: GateRules, value: float, champion: Champion | None, golden_problems: Sequence[str]
+) -> tuple[str, ...]:
+    """Why a release does not pass; empty when it does."""
+    reasons = [f"the graphs do not give the golden outputs: {problem}" for problem in golden_problems]
+    if not rules.good_enough(value):
+        what = "minimum" if rules.direction is Direction.MAX else "maximum"
+        reasons.append(f"{rules.metric} {value:.4f} misses the {what} {rules.minimum:g} ({rules.minimum_from})")
+    if champion is not None and champion.value is not None and not rules.holds_against(value, champion.value):
+        reasons.append(
+            f"{rules.metric} {value:.4f} is more than {rules.margin:g} worse than the champion's "
+            f"{champion.value:.4f} ({champion.digest[:12]})"
+        )
+    return tuple(reasons)

@@ -1,0 +1,48 @@
+"""Dice and intersection over union of masks, at the images' own size.
+
+Both are means over the foreground classes (all but id 0) of one image; the gate takes their mean over the images, so
+that a small image counts as much as a large one.
+
+Empty masks: a class that is in neither mask of an image says nothing and is left out of that image's mean. Where no
+foreground class is in either mask, the image was answered rightly and scores 1. A class in only one of the two
+scores 0.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def score(outputs: Mapping[str, NDArray[Any]], truth: NDArray[np.uint8], classes: int) -> dict[str, float]:
+    """``dice`` and ``iou`` of one image, each in [0, 1].
+
+    Args:
+        outputs: of the release; ``mask`` uint8 [H, W] is looked at.
+        truth: class ids uint8 [H, W].
+        classes: number of classes, with the background.
+
+    Raises:
+        ValueError: the masks differ in size, or hold unknown classes.
+    """
+    mask = outputs["mask"]
+    if mask.shape != truth.shape:
+        raise ValueError(f"the mask has shape {list(mask.shape)}, the truth {list(truth.shape)}")
+    if int(mask.max(initial=0)) >= classes:
+        raise ValueError(f"the mask holds class {int(mask.max())}, but there are only {classes} classes")
+    # Counted in one pass: table[t, m] is the number of pixels of class t that the mask calls m.
+    pairs = truth.astype(np.int64).ravel() * classes + mask.astype(np.int64).ravel()
+    table = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)
+    both = np.diagonal(table)[1:].astype(np.float64)
+    sizes = (table.sum(axis=0) + table.sum(axis=1))[1:].astype(np.float64)
+    present = sizes > 0
+    if not present.any():
+        return {"dice": 1.0, "iou": 1.0}
+    both, sizes = both[present], sizes[present]
+    return {"dice": float(np.mean(2 * both / sizes)), "iou": float(np.mean(both / (sizes - both)))}
+
+
+def summarize(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean over images of ``dice`` and ``iou``."""
+    return {name: float(np.mean([row[name] for row in scores])) for name in ("dice", "iou")}

@@ -1,0 +1,212 @@
+"""Setting the desired version: promotion of a release that passed the gate, and the way back."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from modelport.connection import Connection
+from modelport.contract import find_model
+from modelport.errors import BadInput, GateFailed, Refused
+from modelport.objects import ObjectStore
+from modelport.promotion import catalogue, mirror
+from modelport.promotion.catalogue import SHORT
+from modelport.promotion.evidence import Evidence, GateRules, evidence_by_release, read_evidence, rules_of
+from modelport.promotion.gating import champion_for
+from modelport.promotion.log import Action, LogEntry, PromotionLog, append, desired, read_log
+from modelport.promotion.people import Warn, log_warning, who
+from modelport.promotion.pins import NO_PINS, Pins
+from modelport.release import RELEASES, Release, staging_prefix
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What a promotion or a rollback did."""
+
+    digest: str
+    """The desired version now."""
+    before: str | None
+    entry: LogEntry | None
+    """What was written to the log; None where this version was the desired one already."""
+
+
+def promote(
+    model: str,
+    digest: str | None = None,
+    *,
+    connection: Connection,
+    minimum: float | None = None,
+    why: str = "",
+    pins: Pins = NO_PINS,
+    root: Path | None = None,
+    warn: Warn = log_warning,
+) -> Changed:
+    """Make a release that passed the gate the desired version.
+
+    The release is copied to ``releases/<digest>/``, verified, and only then named in the log.
+
+    Args:
+        model: name of a folder in the promoter's checkout; its ``model.yaml`` gives the rules.
+        digest: the release, its beginning, or ``v7``; the one staged last by default.
+        minimum: the minimum that the gate was given, where it was given one.
+        why: reason, for the log.
+        pins: pinned versions; a pinned model's version changes by a change of their file.
+
+    Raises:
+        GateFailed: there is no passing evidence for it under today's rules and against today's champion.
+        Refused: the model is pinned (the message holds the change to make), or this is not the promoter.
+        Conflict: somebody else changed the desired version first.
+        BadInput: the release is damaged, or not what was gated.
+    """
+    folder = find_model(model, root)
+    store = catalogue.promoter_store(connection)
+    log = read_log(store, model)
+    digest = catalogue.resolve(store, model, digest, log.promoted, connection)
+    now = desired(log)
+    if digest == now and model not in pins.digests:
+        mirror.sync(store, connection, model, root, warn)
+        return Changed(digest, now, None)
+    evidence, evidence_hash = _passing_evidence(store, model, digest, rules_of(folder, minimum), now)
+    if model in pins.digests:
+        raise _pinned(pins, model, digest)
+    _copy(store, model, digest, root)
+    entry = _next_entry(
+        log, Action.PROMOTE, digest, why or evidence.summary(), evidence=evidence.key, evidence_sha256=evidence_hash
+    )
+    append(store, log, entry)
+    mirror.sync(store, connection, model, root, warn)
+    return Changed(digest, now, entry)
+
+
+def rollback(
+    model: str,
+    to: str | None = None,
+    *,
+    connection: Connection,
+    why: str = "",
+    force: bool = False,
+    pins: Pins = NO_PINS,
+    root: Path | None = None,
+    warn: Warn = log_warning,
+) -> Changed:
+    """Make a release that was the desired version before the desired one again. Needs no model folder and no gate.
+
+    Args:
+        to: the release, its beginning, or ``v7``; by default what the last change replaced.
+        why: reason, for the log.
+        force: go over a pin; the log says so, and the pin's file must be brought in line afterwards.
+
+    Raises:
+        BadInput: there is no such earlier version, or it is not complete in ``releases/``.
+        Refused: the model is pinned and `force` was not given, or this is not the promoter.
+        Conflict: somebody else changed the desired version first.
+    """
+    store = catalogue.promoter_store(connection)
+    log = read_log(store, model)
+    now = desired(log)
+    if now is None:
+        raise BadInput(f"nothing of {model} was ever promoted", remedy=f"run `modelport promote {model}`")
+    digest = _earlier(log) if to is None else catalogue.resolve(store, model, to, log.promoted, connection)
+    pin = pins.digests.get(model)
+    if pin is not None and pin != digest and not force:
+        raise _pinned(pins, model, digest)
+    if digest == now:
+        mirror.sync(store, connection, model, root, warn)
+        return Changed(digest, now, None)
+    if digest not in log.promoted:
+        raise BadInput(
+            f"release {digest[:SHORT]} was never promoted, so there is no way back to it",
+            remedy=f"run `modelport promote {model} {digest[:SHORT]}`",
+        )
+    if not catalogue.is_released(store, digest):
+        raise BadInput(
+            f"release {digest[:SHORT]} is no longer kept",
+            file=f"s3://{store.bucket}/{RELEASES}/{digest}",
+            remedy=f"`modelport versions {model}` lists those that are",
+        )
+    over = pin if force and pin is not None and pin != digest else None
+    entry = _next_entry(log, Action.ROLLBACK, digest, why, forced_over_pin=over)
+    append(store, log, entry)
+    mirror.sync(store, connection, model, root, warn)
+    return Changed(digest, now, entry)
+
+
+def _earlier(log: PromotionLog) -> str:
+    before = log.entries[-1].from_
+    if before is None:
+        raise BadInput(
+            f"there is no earlier version of {log.model}: the desired one is the first",
+            remedy="promote another release",
+        )
+    return before
+
+
+def _passing_evidence(
+    store: ObjectStore, model: str, digest: str, rules: GateRules, now: str | None
+) -> tuple[Evidence, str]:
+    """The newest evidence for a release under these rules and against this champion, which must have passed."""
+    gate_hash = rules.gate_hash(champion_for(digest, now))
+    remedy = f"run `modelport gate {model} {digest[:SHORT]}`"
+    objects = evidence_by_release(store, model).get(digest, [])
+    current = [row for row in objects if row.key.endswith(f"-{gate_hash}.json")]
+    if not current:
+        detail = "no evidence" if not objects else "evidence only under other rules, or against another champion"
+        raise GateFailed(f"there is {detail} for release {digest[:SHORT]}", remedy=remedy)
+    evidence, evidence_hash = read_evidence(store, current[0].key)
+    if evidence.release != digest or evidence.model != model or evidence.gate_hash != gate_hash:
+        raise BadInput("is evidence of something else", file=f"s3://{store.bucket}/{current[0].key}", remedy=remedy)
+    if not evidence.passed:
+        raise GateFailed(
+            f"release {digest[:SHORT]} failed the gate: {'; '.join(evidence.reasons)}",
+            remedy="train a better one; a release is promoted only on evidence",
+        )
+    return evidence, evidence_hash
+
+
+def _copy(store: ObjectStore, model: str, digest: str, root: Path | None) -> None:
+    """Copy a release from staging to ``releases/``, through a local folder in which every digest was verified."""
+    if catalogue.is_released(store, digest):
+        return
+    # From staging once more, not from what the gate downloaded: what was changed since must show here.
+    with catalogue.scratch(root) as scratch:
+        release = Release.fetch(store, staging_prefix(model), digest, scratch / digest)
+        release.upload(store, RELEASES)
+
+
+def _next_entry(
+    log: PromotionLog,
+    action: Action,
+    to: str,
+    why: str,
+    *,
+    evidence: str | None = None,
+    evidence_sha256: str | None = None,
+    forced_over_pin: str | None = None,
+) -> LogEntry:
+    last = log.entries[-1] if log.entries else None
+    fields = {
+        "seq": len(log.entries) + 1,
+        "time": datetime.now(UTC),
+        "who": who(),
+        "action": action,
+        "from": desired(log),
+        "to": to,
+        "why": why,
+        "evidence": evidence,
+        "evidence_sha256": evidence_sha256,
+        "forced_over_pin": forced_over_pin,
+        "previous": last.hash if last else None,
+    }
+    return LogEntry.model_validate(fields)
+
+
+def _pinned(pins: Pins, model: str, digest: str) -> Refused:
+    pin = pins.digests[model]
+    if pin == digest:
+        return Refused(f"{model} is pinned to this release already", file=pins.file, key=model)
+    return Refused(
+        f"{model} is pinned to {pin[:SHORT]}; its version changes by this change under review:\n"
+        f"{pins.diff(model, digest)}",
+        file=pins.file,
+        key=model,
+        remedy="commit the change above; in an emergency `modelport rollback --force` goes over the pin",
+    )

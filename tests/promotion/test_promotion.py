@@ -1,0 +1,303 @@
+"""The desired version changes by one writer at a time, on evidence, and there is always a way back."""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from promotion_bench import CLOSE, GOOD, Bench
+
+from modelport.connection import Role
+from modelport.errors import BadInput, Conflict, GateFailed, ModelportError, Refused
+from modelport.objects import ObjectStore
+from modelport.promotion import LogEntry, Pins, desired, read_log, read_pins, rollback
+from modelport.promotion.log import append, log_key
+from modelport.release import MANIFEST_FILE, Release, sha256, staging_prefix
+
+
+def entry(log_of: Bench, to: str, **changes: object) -> LogEntry:
+    log = read_log(log_of.store, log_of.model)
+    last = log.entries[-1] if log.entries else None
+    fields: dict[str, object] = {
+        "seq": len(log.entries) + 1,
+        "time": datetime.now(UTC),
+        "who": "somebody@somewhere",
+        "action": "promote",
+        "from": desired(log),
+        "to": to,
+        "why": "",
+        "evidence": None,
+        "evidence_sha256": None,
+        "previous": last.hash if last else None,
+    }
+    return LogEntry.model_validate(fields | changes)
+
+
+def test_promote(bench: Bench) -> None:
+    digest = bench.stage()
+    evidence = bench.gate()
+    changed = bench.promote(why="first one")
+    assert (changed.digest, changed.before) == (digest, None)
+
+    log = read_log(bench.store, bench.model)
+    (made,) = log.entries
+    assert desired(log) == digest
+    assert (made.seq, made.action, made.from_, made.to, made.why) == (1, "promote", None, digest, "first one")
+    assert made.evidence == evidence.key
+    assert made.evidence_sha256 == sha256(bench.store.get(evidence.key))
+    assert "@" in made.who
+    bench.fetched(digest)  # as a server: complete, and every digest right
+    assert bench.registry.aliases(bench.model) == {"champion": digest}
+    assert bench.warnings == []
+
+    again = bench.promote()
+    assert again.entry is None
+    assert len(read_log(bench.store, bench.model).entries) == 1
+
+
+def test_promote_needs_evidence(bench: Bench) -> None:
+    digest = bench.stage()
+    with pytest.raises(GateFailed, match="no evidence") as caught:
+        bench.promote()
+    assert f"modelport gate {bench.model} {digest[:12]}" in str(caught.value)
+    assert bench.released(digest) == []
+
+
+def test_changed_rules_want_a_new_gate(bench: Bench) -> None:
+    bench.stage()
+    bench.gate()
+    file = bench.root / "models" / bench.model / "model.yaml"
+    file.write_text(file.read_text().replace("minimum: 0.9", "minimum: 0.91"))
+    with pytest.raises(GateFailed, match="evidence only under other rules"):
+        bench.promote()
+
+
+def test_release_that_was_overwritten_after_the_gate(bench: Bench) -> None:
+    digest = bench.stage()
+    bench.gate()
+    bench.trainer.put(f"{staging_prefix(bench.model)}/{digest}/network/model.onnx", b"what was never gated")
+    with pytest.raises(BadInput, match=r"network/model\.onnx: does not have the digest"):
+        bench.promote()
+    assert bench.released(digest) == []
+    assert read_log(bench.store, bench.model).entries == ()
+
+    # The manifest too: then the digest is another one, of which there is no evidence.
+    other = bench.root / "made" / bench.stage(CLOSE)
+    bench.trainer.put(f"{staging_prefix(bench.model)}/{digest}/{MANIFEST_FILE}", (other / MANIFEST_FILE).read_bytes())
+    with pytest.raises(BadInput, match=rf"{MANIFEST_FILE}: has digest"):
+        bench.promote(digest)
+    assert bench.released(digest) == []
+
+
+def test_forged_evidence_of_another_release(bench: Bench) -> None:
+    good, other = bench.stage(GOOD), bench.stage(CLOSE)
+    key = bench.gate(good).key
+    bench.store.put(key.replace(good, other), bench.store.get(key))
+    with pytest.raises(BadInput, match="is evidence of something else"):
+        bench.promote(other)
+
+
+def test_trainer_can_make_nothing_serve(bench: Bench) -> None:
+    served = bench.promoted()
+    digest = bench.stage(CLOSE)
+    key = bench.gate(digest).key
+    trainer = bench.trainer
+    log = bench.store.get(log_key(bench.model))
+    with pytest.raises(Refused):
+        trainer.get(log_key(bench.model))
+    for attempt in (
+        lambda: trainer.put(log_key(bench.model), log),
+        lambda: trainer.replace(log_key(bench.model), log, None),
+        lambda: trainer.replace(log_key(bench.model), log, read_log(bench.store, bench.model).etag),
+        lambda: trainer.delete(log_key(bench.model)),
+        lambda: trainer.put(key, b"{}"),
+        lambda: trainer.put(f"releases/{digest}/{MANIFEST_FILE}", b"{}"),
+        lambda: trainer.put(f"releases/{served}/network/model.onnx", b"another graph"),
+        lambda: trainer.put_new(f"releases/{'0' * 64}/{MANIFEST_FILE}", b"{}"),
+        lambda: trainer.delete(f"releases/{served}/{MANIFEST_FILE}"),
+        lambda: trainer.put(f"replicas/{bench.model}/r.json", b"{}"),
+        lambda: trainer.put(f"staging/../releases/{served}/network/model.onnx", b"another graph"),
+    ):
+        with pytest.raises(ModelportError) as caught:
+            attempt()
+        assert isinstance(caught.value, Refused), f"{caught.value!r}"
+    with pytest.raises(Refused):
+        bench.promote(digest, connection=bench.connection.restricted_to(Role.TRAINER))
+    with pytest.raises(Refused):
+        # With its own key under the promoter's name: the store is what refuses, not our code.
+        keys = {Role.PROMOTER: bench.connection.s3_keys[Role.TRAINER]}
+        bench.promote(digest, connection=bench.connection.model_copy(update={"s3_keys": keys}))
+    assert desired(read_log(bench.store, bench.model)) == served
+    assert bench.fetched(served).digest == served
+
+
+def test_one_of_many_writers_wins(bench: Bench) -> None:
+    bench.promoted()
+    log = read_log(bench.store, bench.model)
+    candidates = [entry(bench, sha256(str(number).encode()), who=f"writer {number}") for number in range(6)]
+    start = threading.Barrier(len(candidates))
+
+    def write(made: LogEntry) -> str:
+        start.wait(timeout=10)
+        try:
+            append(bench.store, log, made)
+        except Conflict as error:
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(len(candidates)) as pool:
+        answers = list(pool.map(write, candidates))
+    assert answers.count("") == 1, answers
+    winner = candidates[answers.index("")]
+    now = read_log(bench.store, bench.model)
+    assert now.entries == (*log.entries, winner)
+    for answer in filter(None, answers):
+        assert f"{winner.who} made {winner.to[:12]} the desired version" in answer
+
+
+def test_lost_answer_is_not_a_lost_race(bench: Bench) -> None:
+    # The client writes again when the answer to the first write was lost: the second one meets the first.
+    log = read_log(bench.store, bench.model)
+    made = entry(bench, "a" * 64)
+    append(bench.store, log, made)
+    assert append(bench.store, log, made).entries == (made,)
+    assert read_log(bench.store, bench.model).entries == (made,)
+
+
+def test_two_commands_at_once(bench: Bench) -> None:
+    digests = [bench.stage(GOOD), bench.stage(CLOSE)]
+    for digest in digests:
+        bench.gate(digest)
+    commands = [[sys.executable, "-m", "modelport", "promote", bench.model, digest[:12]] for digest in digests]
+    running = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for command in commands]
+    errors = [process.communicate(timeout=120)[1] for process in running]
+    codes = [process.returncode for process in running]
+    # The other one is too late for the write, or was even too late to read the log: then its evidence is.
+    assert sorted(codes) in ([0, Conflict.exit_code], [0, GateFailed.exit_code]), errors
+    (made,) = read_log(bench.store, bench.model).entries
+    assert made.to == digests[codes.index(0)]
+
+
+def test_killed_and_finished(bench: Bench) -> None:
+    digest = bench.stage(changes={"large": bytes(30_000_000)})
+    bench.gate()
+    command = [sys.executable, "-m", "modelport", "promote", bench.model]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not bench.released(digest):
+        assert killed.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    killed.kill()
+    killed.wait(timeout=10)
+    assert MANIFEST_FILE not in bench.released(digest), "killed too late to show anything"
+    assert read_log(bench.store, bench.model).entries == ()
+    assert subprocess.run(command, capture_output=True, timeout=120, check=True).returncode == 0
+    assert [made.to for made in read_log(bench.store, bench.model).entries] == [digest]
+    bench.fetched(digest)
+
+
+@pytest.mark.parametrize("change", ["to", "who", "drop", "text"])
+def test_log_that_was_changed_by_hand(bench: Bench, change: str) -> None:
+    for number in range(3):
+        append(bench.store, read_log(bench.store, bench.model), entry(bench, sha256(str(number).encode())))
+    document = json.loads(bench.store.get(log_key(bench.model)))
+    if change == "drop":
+        del document["entries"][1]
+    elif change != "text":
+        document["entries"][1][change] = "b" * 64
+    bench.store.put(log_key(bench.model), b"no json" if change == "text" else json.dumps(document).encode())
+    with pytest.raises(BadInput, match=r"log\.json"):
+        read_log(bench.store, bench.model)
+
+
+def test_rollback(bench: Bench) -> None:
+    first, second = bench.promoted(GOOD), bench.promoted(CLOSE)
+    changed = rollback(bench.model, connection=bench.connection, why="it misses flat ones", warn=bench.warnings.append)
+    assert (changed.before, changed.digest) == (second, first)
+    made = read_log(bench.store, bench.model).entries[-1]
+    assert (made.seq, made.action, made.from_, made.to) == (3, "rollback", second, first)
+    assert made.why == "it misses flat ones"
+    assert bench.registry.aliases(bench.model) == {"champion": first}
+    # Back again by name.
+    rollback(bench.model, second[:10], connection=bench.connection)
+    assert desired(read_log(bench.store, bench.model)) == second
+    assert bench.warnings == []
+
+
+def test_rollback_needs_no_model_folder(bench: Bench) -> None:
+    first, _ = bench.promoted(GOOD), bench.promoted(CLOSE)
+    (bench.root / "models" / bench.model / "model.yaml").write_text("broken: [")
+    assert rollback(bench.model, connection=bench.connection).digest == first
+
+
+def test_no_way_back(bench: Bench) -> None:
+    with pytest.raises(BadInput, match="was ever promoted"):
+        rollback(bench.model, connection=bench.connection)
+    first = bench.promoted(GOOD)
+    with pytest.raises(BadInput, match="the desired one is the first"):
+        rollback(bench.model, connection=bench.connection)
+    staged = bench.stage(CLOSE)
+    with pytest.raises(BadInput, match="was never promoted"):
+        rollback(bench.model, staged, connection=bench.connection)
+    bench.gate(staged)
+    bench.promote(staged)
+    bench.store.delete(f"releases/{first}/{MANIFEST_FILE}")
+    with pytest.raises(BadInput, match="is no longer kept"):
+        rollback(bench.model, connection=bench.connection)
+    assert desired(read_log(bench.store, bench.model)) == staged
+
+
+def test_pins(bench: Bench, tmp_path: Path) -> None:
+    first, second = bench.promoted(GOOD), bench.promoted(CLOSE)
+    file = tmp_path / "pins.yaml"
+    file.write_text(f"# under review\nother: {'a' * 64}\n{bench.model}: {second}\n")
+    pins = read_pins(file)
+    third = bench.stage(0.5001)
+    bench.gate(third)
+    entries = read_log(bench.store, bench.model).entries
+    with pytest.raises(Refused) as caught:
+        bench.promote(third, pins=pins)
+    message = str(caught.value)
+    assert f"-{bench.model}: {second}\n+{bench.model}: {third}" in message
+    assert "under review" not in message.partition("@@")[2].replace("# under review", ""), "one line of context"
+    with pytest.raises(Refused, match="is pinned to"):
+        rollback(bench.model, connection=bench.connection, pins=pins)
+    assert read_log(bench.store, bench.model).entries == entries
+    assert bench.released(third) == []
+
+    rollback(bench.model, connection=bench.connection, pins=pins, force=True, why="fire")
+    made = read_log(bench.store, bench.model).entries[-1]
+    assert (made.to, made.forced_over_pin, made.why) == (first, second, "fire")
+    # What does not pass the gate is told so, and not that a pin is in the way.
+    with pytest.raises(GateFailed):
+        bench.promote(bench.stage(0.9), pins=pins)
+
+
+@pytest.mark.parametrize("text", ["[]", "a: 5", "a: abc", "a: [", "? : x"])
+def test_pins_that_are_none(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "pins.yaml"
+    file.write_text(text)
+    with pytest.raises(BadInput, match=r"pins\.yaml"):
+        read_pins(file)
+
+
+def test_no_pins(tmp_path: Path) -> None:
+    assert read_pins(None) == Pins()
+    (tmp_path / "pins.yaml").write_text("")
+    assert read_pins(tmp_path / "pins.yaml").digests == {}
+    with pytest.raises(BadInput, match="no such file"):
+        read_pins(tmp_path / "none.yaml")
+
+
+def test_release_is_copied_as_it_was_gated(bench: Bench) -> None:
+    digest = bench.promoted()
+    store = ObjectStore.connect(bench.connection, Role.SERVER)
+    made = Release.open(bench.root / "made" / digest, digest)
+    for path in made.manifest.files:
+        assert store.get(f"releases/{digest}/{path}") == made.read(path)

@@ -1,0 +1,101 @@
+"""Nothing is forgotten that something refers to."""
+
+from datetime import timedelta
+
+import pytest
+from promotion_bench import CLOSE, GOOD, Bench
+from test_mirror_and_status import beat
+
+from modelport.connection import Role
+from modelport.errors import BadInput, Unavailable
+from modelport.promotion import Collected, Pins, collect_garbage, desired, read_log, rollback
+from modelport.release import MANIFEST_FILE, staging_prefix
+
+
+def collect(bench: Bench, **options: object) -> Collected:
+    """With everything old enough."""
+    arguments = {"grace": timedelta(0), "staging_days": 0, "checkpoint_days": 0, "keep": 2} | options
+    return collect_garbage(bench.model, connection=bench.connection, warn=bench.warnings.append, **arguments)  # pyright: ignore[reportArgumentType]
+
+
+def released(bench: Bench, *digests: str) -> list[bool]:
+    return [MANIFEST_FILE in bench.released(digest) for digest in digests]
+
+
+def test_releases(bench: Bench) -> None:
+    # Six promotions: the log's last two stay, and of the others what a replica, an alias or a pin refers to.
+    digests = [bench.promoted(0.5 + 0.001 * number) for number in range(6)]
+    forgotten, on_replica, by_alias, pinned, before, now = digests
+    beat(bench, on_replica)
+    bench.registry.set_alias(bench.model, "shadow", by_alias)
+    pins = Pins({bench.model: pinned})
+
+    dry = collect(bench, pins=pins)
+    assert [row.prefix for row in dry.garbage if row.prefix.startswith("releases/")] == [f"releases/{forgotten}/"]
+    assert not dry.deleted
+    assert dry.kept[on_replica] == "loaded by replica r0"
+    assert dry.kept[by_alias] == "MLflow's alias shadow"
+    assert dry.kept[pinned] == "pinned"
+    assert set(dry.kept) == {on_replica, by_alias, pinned, before, now}
+    assert released(bench, *digests) == [True] * 6, "a dry run removed something"
+
+    assert collect(bench, pins=pins, delete=True).deleted
+    assert released(bench, *digests) == [False, True, True, True, True, True]
+    assert bench.released(forgotten) == []
+    bench.fetched(now)
+    assert rollback(bench.model, connection=bench.connection).digest == before
+    assert bench.warnings == []
+
+
+def test_a_replica_that_is_long_gone_protects_nothing(bench: Bench) -> None:
+    first, _, _ = bench.promoted(0.5), bench.promoted(0.501), bench.promoted(0.502)
+    beat(bench, first, age=8 * 24 * 3600)
+    assert first not in collect(bench).kept
+
+
+def test_young_things_stay(bench: Bench) -> None:
+    digest = bench.stage()
+    # A promotion that is between its copy and its entry in the log.
+    bench.store.put(f"releases/{digest}/network/model.onnx", b"half copied")
+    bench.trainer.put(f"checkpoints/{bench.model}/run/checkpoint.pt", b"weights")
+    found = collect_garbage(bench.model, connection=bench.connection)
+    assert [row.prefix for row in found.garbage] == []
+
+
+def test_staging_and_checkpoints_expire_by_age(bench: Bench) -> None:
+    expired, challenger = bench.stage(0.9), bench.stage(CLOSE)
+    bench.gate(challenger)
+    bench.trainer.put(f"checkpoints/{bench.model}/run/checkpoint.pt", b"weights")
+    found = collect(bench, delete=True)
+    mine = [row.prefix for row in found.garbage if bench.model in row.prefix]
+    assert mine == [f"{staging_prefix(bench.model)}/{expired}/", f"checkpoints/{bench.model}/run/"]
+    assert list(bench.trainer.list(f"checkpoints/{bench.model}/")) == []
+    # What passed the gate can still be promoted.
+    bench.promote(challenger)
+    assert desired(read_log(bench.store, bench.model)) == challenger
+
+
+def test_without_the_trainers_identity_staging_stays(bench: Bench) -> None:
+    bench.stage()
+    connection = bench.connection.restricted_to(Role.PROMOTER)
+    found = collect_garbage(bench.model, connection=connection, staging_days=0, warn=bench.warnings.append)
+    assert found.garbage == ()
+    assert "staging and checkpoints are left alone" in bench.warnings[0]
+
+
+def test_other_models_are_left_alone(bench: Bench) -> None:
+    bench.promoted(GOOD)
+    found = collect(bench)
+    assert not [row for row in found.garbage if row.prefix.startswith("releases/") and bench.model not in row.prefix]
+
+
+def test_nothing_is_removed_while_mlflow_cannot_be_asked(bench: Bench) -> None:
+    digests = [bench.promoted(0.5 + 0.001 * number) for number in range(3)]
+    with pytest.raises(Unavailable):
+        collect_garbage(bench.model, connection=bench.away(), delete=True, keep=2, grace=timedelta(0))
+    assert released(bench, *digests) == [True] * 3
+
+
+def test_a_way_back_is_always_kept(bench: Bench) -> None:
+    with pytest.raises(BadInput, match="keep at least 2"):
+        collect(bench, keep=1)

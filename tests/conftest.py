@@ -1,0 +1,129 @@
+"""Real services that tests of all rooms share; each is started once per session, and only when a test asks for it."""
+
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from modelport.connection import Connection, Role
+from modelport.errors import Unavailable
+from modelport.local import down, ports, s3, up
+from modelport.local.layout import Layout
+from modelport.local.processes import marked
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder of the real data sets: ``$MODELPORT_DATA``, or ``shared/data`` beside the project."""
+    named = os.environ.get("MODELPORT_DATA")
+    folder = Path(named) if named else PROJECT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}: set MODELPORT_DATA to the folder that holds kvasir_seg/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def s3_connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
+    """A connection to a real SeaweedFS with the platform's identities and rights; nothing else is running.
+
+    Rights hold for reading, writing and listing alike (see `modelport.local.s3`). Tests share the bucket: use model and
+    data set names of your own.
+    """
+    folder = tmp_path_factory.mktemp("s3")
+    (folder / "data").mkdir()
+    keys = s3.new_keys()
+    s3.write_config(folder / "identities.json", keys, "modelport")
+    port, *internal = ports.free_ports(1 + len(s3.INTERNAL_PORTS))
+    endpoint = f"http://127.0.0.1:{port}"
+    command = s3.command(
+        s3.weed_program(),
+        folder / "data",
+        folder / "identities.json",
+        port,
+        dict(zip(s3.INTERNAL_PORTS, internal, strict=True)),
+    )
+    log = folder / "s3.log"
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=stream, env={**os.environ, **s3.environment(secrets.token_hex(16))}
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                s3.prepare(endpoint, keys[s3.Identity.ADMIN], "modelport")
+                break
+            except Unavailable as error:
+                if time.monotonic() > deadline or process.poll() is not None:
+                    pytest.fail(f"SeaweedFS did not start: {error}\n{log.read_text(errors='replace')[-2000:]}")
+                time.sleep(0.2)
+        yield Connection(
+            s3_endpoint=endpoint,
+            s3_keys={role: keys[s3.Identity(role.value)] for role in Role},
+            tracking_uri="",
+        )
+    finally:
+        # It survives a kill without losing what it acknowledged; a graceful stop of its filer takes 15 s.
+        process.kill()
+        process.wait(timeout=10)
+        s3.remove_sockets((port, *internal))
+
+
+@pytest.fixture(scope="session")
+def platform_state(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """State folder of `platform`."""
+    return tmp_path_factory.mktemp("platform") / "state"
+
+
+@pytest.fixture(scope="session")
+def platform(platform_state: Path) -> Iterator[Connection]:
+    """The whole local platform: S3, MLflow, Triton, agent, gateway; the connection holds every role.
+
+    Tests share it, and leave it running: who kills services starts a platform of his own.
+    """
+    try:
+        yield up(PROJECT, state=platform_state)
+    finally:
+        down(PROJECT, state=platform_state)
+        assert not marked(Layout.of(PROJECT, platform_state).state_id), "`down` left processes"
+
+
+@pytest.fixture(scope="session")
+def tracked_connection(s3_connection: Connection, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
+    """`s3_connection` with a real MLflow server, without logins; what is needed from training to promotion."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    port = ports.free_ports(1)[0]
+    command = [
+        *(sys.executable, "-P", "-m", "mlflow", "server", f"--backend-store-uri=sqlite:///{folder}/mlflow.db"),
+        *(f"--artifacts-destination={folder}/artifacts", "--host=127.0.0.1", f"--port={port}", "--workers=1"),
+    ]
+    log = folder / "mlflow.log"
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with log.open("wb") as stream:
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=stream, env={**os.environ, **quiet}, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).raise_for_status()
+                break
+            except httpx.HTTPError as error:
+                if time.monotonic() > deadline or process.poll() is not None:
+                    pytest.fail(f"MLflow did not start: {error}\n{log.read_text(errors='replace')[-2000:]}")
+                time.sleep(0.2)
+        yield s3_connection.model_copy(update={"tracking_uri": f"http://127.0.0.1:{port}"})
+    finally:
+        # The server forks its worker; both are in the session that was started for them.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait(timeout=10)

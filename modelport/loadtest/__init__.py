@@ -1,0 +1,10 @@
+"""Load tests: short runs of Locust's users against a platform, and what they measured.
+
+The users themselves are in the project's ``loadtests/``; this room starts them, reads their samples and writes the
+report.
+"""
+
+from modelport.loadtest.report import LoadReport, Sample, read_samples, summarize
+from modelport.loadtest.run import Target, fetch_releases, measure, run
+
+__all__ = ["LoadReport", "Sample", "Target", "fetch_releases", "measure", "read_samples", "run", "summarize"]

@@ -19,6 +19,7 @@ setup: .venv/.installed ## install everything into .venv and .venv-triton
 	@echo "installing the Python environment (several GB the first time)"
 	@$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes locks/dev.txt
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@$(BIN)/python -m modelport.local.triton
 	@touch $@
 
 demo: setup ## train, gate, serve, load-test polyp_seg on this machine, and print what happened

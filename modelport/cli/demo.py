@@ -7,7 +7,7 @@ import click
 from modelport.errors import ModelportError
 
 _MODEL = "polyp_seg"
-_SHORT = ("train.epochs=16", "train.batch_size=4")
+_SHORT = ("train.epochs=24", "train.batch_size=8")
 """Of the model's 48 sample images: more steps than with its own batches, and done in a minute or two on two cores."""
 _MINIMUM = 0.3
 """Says that the network learned something: calling every pixel of the 16 held-out images a polyp has a Dice of 0.25."""

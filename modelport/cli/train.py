@@ -1,16 +1,6 @@
 """`modelport train`: from a model folder and a dataset to a registered release."""
 
-from typing import TYPE_CHECKING
-
 import click
-
-if TYPE_CHECKING:
-    from modelport.connection import Connection
-    from modelport.release import BuiltRelease
-    from modelport.training import TrainingResult
-
-PICTURED = 6
-"""Examples of the selection split in the picture of predictions beside truth."""
 
 
 @click.command()
@@ -38,7 +28,8 @@ def train(
     """
     from modelport.connection import Connection
     from modelport.contract import find_model
-    from modelport.release import build
+    from modelport.errors import Unavailable
+    from modelport.release import build, keep_picture
     from modelport.training import Display, start
 
     folder = find_model(name)
@@ -58,35 +49,11 @@ def train(
     click.echo(f"run       {result.run} ({len(result.epochs)} epochs, {result.seconds:.0f} s)")
     click.echo(f"best      epoch {result.best_epoch + 1}: {metrics}")
     release = build(folder, result, connection, result.spec)
-    _keep_picture(connection, result, release)
+    try:
+        keep_picture(connection, result, release)
+    except Unavailable as error:
+        click.echo(f"note: {error}", err=True)
     version = "" if release.version is None else f" (version {release.version} in MLflow)"
     click.echo(f"release   {release.digest}{version}")
     click.echo(f"MLflow    {connection.tracking_uri}/#/experiments  run {result.mlflow_run_id}")
     click.echo(f"next      modelport gate {name} --data {data_uri}")
-
-
-def _keep_picture(connection: "Connection", result: "TrainingResult", release: "BuiltRelease") -> None:
-    """Show in MLflow what the exported graphs, not torch, answer on examples that were not trained on."""
-    from modelport.contract import Task
-    from modelport.errors import Unavailable
-    from modelport.release import Release, Runtime
-    from modelport.training import log_picture, picture
-
-    if result.spec.task is not Task.SEGMENT or not result.mlflow_run_id:
-        return
-    split = result.dataset.selection
-    shown = range(min(PICTURED, len(split)))
-    runtime = Runtime(Release.open(release.path, release.digest))
-    images = [split.image(index) for index in shown]
-    png = picture(
-        images,
-        [split.target(index) for index in shown],
-        [runtime.predict(image)["mask"] for image in images],
-        colors=[label.rgb for label in result.spec.classes],
-        titles=[split.ids[index] for index in shown],
-    )
-    try:
-        log_picture(connection, result.mlflow_run_id, "selection", png)
-    except Unavailable as error:
-        # The release is complete without it.
-        click.echo(f"note: {error}", err=True)

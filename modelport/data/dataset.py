@@ -6,6 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from modelport.contract import ModelSpec, Task
 from modelport.data import segment
 from modelport.data.address import Address, Kind, manifest_key, object_prefix, read_latest
@@ -273,6 +275,7 @@ def _needed(store: ObjectStore | None, uri: str, address: Address) -> ObjectStor
 
 def _decoded(entry: FileEntry, decoder: Callable[[bytes], Mask], content: bytes) -> Mask:
     try:
-        return decoder(content)
+        # A copy that may be written to, as torch.from_numpy wants it.
+        return np.array(decoder(content))
     except BadInput as error:
         raise BadInput(error.message, file=entry.path, remedy="replace the file, and train anew") from None

@@ -1,5 +1,6 @@
 """Where a dataset's bytes come from. Whatever the place, what is read has the hash that the manifest says."""
 
+import fcntl
 import hashlib
 import os
 import threading
@@ -108,8 +109,10 @@ class ObjectFiles:
         return content
 
     def fetch(self, entries: Iterable[FileEntry]) -> None:
-        """Bring these files into the cache, several at a time."""
-        with ThreadPoolExecutor(max_workers=FETCH_THREADS) as pool:
+        """Bring these files into the cache, several at a time; of several processes, the first does it for all."""
+        self._cache.mkdir(parents=True, exist_ok=True)
+        with (self._cache / ".fetching").open("w") as lock, ThreadPoolExecutor(max_workers=FETCH_THREADS) as pool:
+            fcntl.flock(lock, fcntl.LOCK_EX)
             for _ in pool.map(self._ensure, entries):
                 pass
 

@@ -13,7 +13,7 @@ from modelport.local import health, mlflow, s3, triton
 from modelport.local.files import write_private
 from modelport.local.layout import Layout
 from modelport.local.logbook import LogReader
-from modelport.local.processes import MARK, end, marked
+from modelport.local.processes import MARK, SUPERVISOR, end, marked
 from modelport.local.services import NAMES, Service, connection, service_connections, services
 from modelport.local.settings import Settings, check_wishes, choose_ports
 from modelport.local.state import Say, check_room, exclusive, usable
@@ -246,7 +246,7 @@ def _clean(layout: Layout, say: Say) -> None:
     if left:
         say(f"ending {len(left)} processes that an earlier platform left behind")
         # The supervisor first: it would start the others again.
-        end([process for process in left if "supervisor.supervisord" in process.cmdline()])
+        end(marked(layout.state_id, SUPERVISOR))
         end(marked(layout.state_id))
     try:
         settings = Settings.load(layout.settings)

@@ -15,7 +15,9 @@ from modelport.errors import Unavailable
 MARK = "MODELPORT_STATE_ID"
 """Environment variable: which platform a process belongs to."""
 SERVICE_MARK = "MODELPORT_SERVICE"
-"""Environment variable: which of its services."""
+"""Environment variable: which of its services; the supervisor has none."""
+SUPERVISOR = ""
+"""The supervisor, where a service's name is asked for."""
 
 
 def marked(state_id: str, service: str | None = None) -> list[psutil.Process]:
@@ -31,7 +33,7 @@ def marked(state_id: str, service: str | None = None) -> list[psutil.Process]:
                 continue
         except psutil.Error:  # ended meanwhile, or another user's
             continue
-        if service is None or environment.get(SERVICE_MARK) == service:
+        if service is None or environment.get(SERVICE_MARK, SUPERVISOR) == service:
             found.append(process)
     return found
 

@@ -57,15 +57,16 @@ def gate(
     champion = champion_for(digest, desired(log))
     champion_folder = None if champion is None else catalogue.fetch(store, model, champion, root).folder
     uri = heldout or f"s3://{connection.bucket}/datasets/{folder.spec.data.name}"
+    remote = "://" in uri
     findings = run_isolated(
         Job(
             release=release.folder.resolve(),
             digest=digest,
             champion=champion_folder and champion_folder.resolve(),
             champion_digest=champion,
-            heldout=uri if "://" in uri else str(Path(uri).resolve()),
+            heldout=uri if remote else str(Path(uri).resolve()),
             spec=folder.spec,
-            connection=connection.restricted_to(Role.PROMOTER),
+            connection=_store_only(connection) if remote else None,
             cache=state_folder(root) / "cache" / "heldout",
         ),
         timeout_s,
@@ -99,3 +100,14 @@ def gate(
 def champion_for(digest: str, desired_now: str | None) -> str | None:
     """What a release is compared with: the desired one, unless it is that itself."""
     return None if desired_now == digest else desired_now
+
+
+def _store_only(connection: Connection) -> Connection:
+    """What the gate's process needs to read the held-out split, and no other credential."""
+    return Connection(
+        s3_endpoint=connection.s3_endpoint,
+        s3_region=connection.s3_region,
+        bucket=connection.bucket,
+        s3_keys={Role.PROMOTER: connection.key_for(Role.PROMOTER)},
+        tracking_uri="",
+    )

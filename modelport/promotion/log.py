@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from modelport.errors import BadInput, Conflict
 from modelport.objects import NotFound, ObjectStore
-from modelport.release import canonical_json, sha256
+from modelport.release import Sha256, canonical_json, sha256
 
 
 class Action(StrEnum):
@@ -33,9 +33,9 @@ class LogEntry(BaseModel):
     time: datetime
     who: str
     action: Action
-    from_: str | None = Field(alias="from")
+    from_: Sha256 | None = Field(alias="from")
     """Digest that was desired before."""
-    to: str
+    to: Sha256
     """Digest that is desired from here on."""
     why: str
     evidence: str | None

@@ -44,11 +44,13 @@ def read_pins(file: Path | None) -> Pins:
 
     remedy = "write lines such as `polyp_seg: <digest of 64 digits>`"
     try:
-        data: Any = YAML(typ="safe", pure=True).load(file.read_text()) or {}
+        data: Any = YAML(typ="safe", pure=True).load(file.read_text())
     except FileNotFoundError:
         raise BadInput("there is no such file", file=file, remedy=remedy) from None
     except (OSError, UnicodeDecodeError, YAMLError) as error:
         raise BadInput(f"cannot be read: {error}", file=file, remedy=remedy) from None
+    if data is None:
+        return Pins({}, file)
     if not isinstance(data, dict):
         raise BadInput("is not a mapping of models to digests", file=file, remedy=remedy)
     digests: dict[str, str] = {}

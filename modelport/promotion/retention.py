@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from modelport.connection import Connection, Role
 from modelport.errors import BadInput, Conflict, Refused
 from modelport.objects import ObjectInfo, ObjectStore
-from modelport.promotion import catalogue
+from modelport.promotion import catalogue, mirror
 from modelport.promotion.log import PromotionLog, read_log
 from modelport.promotion.people import Warn, log_warning
 from modelport.promotion.pins import NO_PINS, Pins
@@ -120,9 +120,11 @@ def references(
     for replica in (*beats, *agents(connection.agent_urls, model, warn)):
         for digest in (*replica.loaded, *([replica.serving] if replica.serving else [])):
             found[digest] = f"loaded by replica {replica.name}"
-    for alias, digest in Registry.connect(connection).aliases(model).items():
+    # MLflow's aliases, whoever set them, and those that it should have and may not show yet.
+    aliases = [*mirror.wanted_aliases(store, model, log).items(), *Registry.connect(connection).aliases(model).items()]
+    for alias, digest in aliases:
         if digest:
-            found[digest] = f"MLflow's alias {alias}"
+            found.setdefault(digest, f"MLflow's alias {alias}")
     if model in pins.digests:
         found[pins.digests[model]] = "pinned"
     return found

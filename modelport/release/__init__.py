@@ -8,10 +8,12 @@ from modelport.release.manifest import (
     FileEntry,
     GoldenEntry,
     ReleaseManifest,
+    Sha256,
     Tolerance,
     canonical_json,
     sha256,
 )
+from modelport.release.pictures import keep_picture
 from modelport.release.pipeline import Pipeline, step_names
 from modelport.release.registry import DIGEST_TAG, RegisteredVersion, Registry
 from modelport.release.replay import compare
@@ -35,10 +37,12 @@ __all__ = [
     "Release",
     "ReleaseManifest",
     "Runtime",
+    "Sha256",
     "Tolerance",
     "build",
     "canonical_json",
     "compare",
+    "keep_picture",
     "sha256",
     "staging_prefix",
     "step_names",

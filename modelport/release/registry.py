@@ -4,6 +4,7 @@ MLflow serves nothing and decides nothing here. It is a mirror, and everything i
 """
 
 import os
+import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -60,7 +61,8 @@ class Registry:
                 found += [
                     RegisteredVersion(int(row.version), row.tags[DIGEST_TAG], row.run_id or None, dict(row.tags))
                     for row in page
-                    if row.tags.get(DIGEST_TAG)
+                    # Digests become names of folders: what else somebody wrote into the tag is no release.
+                    if re.fullmatch(r"[0-9a-f]{64}", row.tags.get(DIGEST_TAG, ""))
                 ]
                 token = page.token
                 if not token:
@@ -168,6 +170,8 @@ class Registry:
         text = str(error).splitlines()[0]
         if error.error_code in ("PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED") or " 401 " in text:
             return Refused(f"MLflow at {self._address} refused this: {text}", remedy="check the connection's user")
+        if error.error_code == "INVALID_PARAMETER_VALUE":
+            return ModelportError(f"MLflow at {self._address} does not take this: {text}")
         return Unavailable(
             f"MLflow at {self._address} failed: {text}",
             remedy="see `modelport local status`; the same command can be run again",

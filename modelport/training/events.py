@@ -17,7 +17,6 @@ class Started:
     counts: Mapping[str, object]
     """Of the dataset, as `Dataset.describe` gives them."""
     workers: int
-    threads: int
     place: str
     """Where checkpoints are kept."""
 
@@ -48,6 +47,23 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Ready:
+    """The cluster is there; workers start."""
+
+    threads: int
+    """Processor cores of each worker."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The workers are done, or were lost too often."""
+
+    problem: str | None = None
+    """Why they did not come to their end; None when they did."""
+    details: str = ""
+
+
+@dataclass(frozen=True)
 class Failed:
     """Training cannot go on, and trying again would not help."""
 
@@ -55,4 +71,4 @@ class Failed:
     traceback: str
 
 
-Event = Started | Stepped | EpochDone | Note | Failed
+Event = Started | Ready | Stepped | EpochDone | Note | Failed | Ended

@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import queue
-import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -18,14 +17,13 @@ from modelport.data import Dataset, load_dataset
 from modelport.errors import BadInput, Conflict, ModelportError
 from modelport.objects import ObjectStore
 from modelport.project import state_folder
-from modelport.training.channel import Channel
 from modelport.training.checkpoints import CheckpointStore, LocalCheckpoints, ObjectCheckpoints
-from modelport.training.cluster import Shares, ray_cluster
-from modelport.training.events import EpochDone, Event, Failed, Note, Started
+from modelport.training.driver_process import DriverProcess
+from modelport.training.events import Ended, EpochDone, Event, Failed, Note, Started
 from modelport.training.identity import environment, requirements, run_key
 from modelport.training.journal import Journal
 from modelport.training.tracking import RunRecord, Tracker
-from modelport.training.worker import Job, work
+from modelport.training.worker import Job
 
 POLL_INTERVAL_S = 0.2
 PATIENCE_VARIABLE = "MODELPORT_PATIENCE_S"
@@ -100,7 +98,7 @@ def start(
         )
     state = state_folder(folder.path.resolve().parent.parent)
     on_objects = checkpoints_on_s3 or data.startswith("s3://")
-    restricted = connection.restricted_to(Role.TRAINER) if connection is not None and on_objects else None
+    restricted = _for_workers(connection) if connection is not None and on_objects else None
     objects = None if restricted is None else ObjectStore.connect(restricted, Role.TRAINER)
     dataset = load_dataset(data, spec, store=objects, cache=state / "cache")
     for remark in dataset.remarks:
@@ -125,6 +123,16 @@ def start(
             tell=tell,
         )
         return training.result()
+
+
+def _for_workers(connection: Connection) -> Connection:
+    """What a worker may know of the platform: the object store, as the trainer."""
+    return Connection(
+        s3_endpoint=connection.s3_endpoint,
+        s3_region=connection.s3_region,
+        bucket=connection.bucket,
+        s3_keys={Role.TRAINER: connection.key_for(Role.TRAINER)},
+    )
 
 
 def _tell_nobody(event: Event) -> None:
@@ -171,6 +179,7 @@ class _Training:
             status = "FINISHED"
         except (KeyboardInterrupt, SystemExit):
             status = "KILLED"
+            self.tell(Note("stopped; the same command goes on after the last finished epoch"))
             raise
         finally:
             if tracker is not None:
@@ -197,25 +206,20 @@ class _Training:
 
     def _trained(self, journal: Journal, tracker: Tracker | None) -> Journal:
         """Run the workers to the end of ``train``; the journal that they left, marked as finished."""
-        logs = self.folder_of_run / "logs" / f"attempt-{journal.attempt}"
-        count = self.spec.train.workers.count
-        with ray_cluster(self.spec, count, logs) as shares:
-            epochs = self.spec.train.parameters.get("epochs")
-            self.tell(
-                Started(
-                    run=self.run,
-                    next_epoch=journal.next_epoch,
-                    epochs=epochs if isinstance(epochs, int) else None,
-                    counts=self.dataset.describe(),
-                    workers=count,
-                    threads=shares.threads,
-                    place=self.store.place,
-                )
+        epochs = self.spec.train.parameters.get("epochs")
+        self.tell(
+            Started(
+                run=self.run,
+                next_epoch=journal.next_epoch,
+                epochs=epochs if isinstance(epochs, int) else None,
+                counts=self.dataset.describe(),
+                workers=self.spec.train.workers.count,
+                place=self.store.place,
             )
-            channel = Channel.open()
-            job = self._job(shares, channel)
-            fit = _Fit(job, shares, self.spec)
-            self._watch(fit, channel, tracker, logs)
+        )
+        logs = self.folder_of_run / "logs" / f"attempt-{journal.attempt}"
+        with DriverProcess(self._job(), logs) as driver:
+            self._watch(driver, tracker, logs)
         journal = self.store.read() or journal
         if journal.best is None:
             raise BadInput(
@@ -229,25 +233,11 @@ class _Training:
             tracker.update(journal)
         return journal
 
-    def _watch(self, fit: "_Fit", channel: Channel, tracker: Tracker | None, logs: Path) -> None:
+    def _watch(self, driver: DriverProcess, tracker: Tracker | None, logs: Path) -> None:
         """Pass on events until the workers are done; raises what ended them before."""
         limit = self.spec.train.time_limit
         deadline = time.monotonic() + duration_seconds(limit)
-
-        def handle(event: Event) -> None:
-            if isinstance(event, Failed):
-                _save_traceback(logs, event.traceback)
-                if isinstance(event.error, ModelportError) and event.error.remedy is None:
-                    event.error.remedy = f"the traceback is in {logs / _TRACEBACK_FILE}"
-                raise event.error
-            self.tell(event)
-            if isinstance(event, EpochDone) and tracker is not None:
-                current = self.store.read()
-                if current is not None:
-                    tracker.update(current)
-
-        while not fit.ended(POLL_INTERVAL_S):
-            channel.take(handle)
+        while True:
             self._tell_notes()
             if time.monotonic() > deadline:
                 raise ModelportError(
@@ -255,16 +245,29 @@ class _Training:
                     key="train.time_limit",
                     remedy="run it again to go on for as long; or raise the limit, with --set train.time_limit=6h",
                 )
-        channel.take(handle)
-        if fit.error is not None:
-            _save_traceback(logs, str(fit.error))
-            raise ModelportError(
-                f"the training failed: {_summary(fit.error)}",
-                file=logs / _TRACEBACK_FILE,
-                remedy="its last checkpoint is safe: the same command goes on from there",
-            ) from fit.error
+            event = driver.next_event(POLL_INTERVAL_S)
+            if isinstance(event, Failed):
+                _save_traceback(logs, event.traceback)
+                if isinstance(event.error, ModelportError) and event.error.remedy is None:
+                    event.error.remedy = f"the traceback is in {logs / _TRACEBACK_FILE}"
+                raise event.error
+            if isinstance(event, Ended):
+                if event.problem is None:
+                    return
+                _save_traceback(logs, event.details)
+                raise ModelportError(
+                    f"the training failed: {event.problem}",
+                    file=logs / _TRACEBACK_FILE,
+                    remedy="its last checkpoint is safe: the same command goes on from there",
+                )
+            if event is not None:
+                self.tell(event)
+            if isinstance(event, EpochDone) and tracker is not None:
+                current = self.store.read()
+                if current is not None:
+                    tracker.update(current)
 
-    def _job(self, shares: Shares, channel: Channel) -> Job:
+    def _job(self) -> Job:
         return Job(
             spec=self.spec,
             folder=str(self.folder.path),
@@ -273,9 +276,7 @@ class _Training:
             checkpoints=_prefix(self.spec.name, self.run) if self.on_objects else str(self.folder_of_run),
             on_objects=self.on_objects,
             connection=self.restricted,
-            threads=shares.threads,
             patience_s=float(os.environ.get(PATIENCE_VARIABLE, "60")),
-            channel=channel,
         )
 
     def _tracker(self) -> Tracker | None:
@@ -318,71 +319,12 @@ class _Training:
             self.tell(Note(self.notes.get()))
 
 
-class _Fit:
-    """Ray Train at work in a thread, so that the calling one can watch and be interrupted."""
-
-    def __init__(self, job: Job, shares: Shares, spec: ModelSpec) -> None:
-        self.error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, args=(job, shares, spec), name="ray-train", daemon=True)
-        self._thread.start()
-
-    def ended(self, timeout_s: float) -> bool:
-        """Wait for a moment; whether it is over."""
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
-
-    def _run(self, job: Job, shares: Shares, spec: ModelSpec) -> None:
-        import ray.train
-        from ray.train.torch import TorchTrainer
-
-        resources: dict[str, float] = {"CPU": shares.cpus}
-        if shares.gpus:
-            resources["GPU"] = shares.gpus
-        try:
-            TorchTrainer(
-                work,
-                train_loop_config={"job": job},
-                scaling_config=ray.train.ScalingConfig(
-                    num_workers=spec.train.workers.count, use_gpu=shares.gpus > 0, resources_per_worker=resources
-                ),
-                run_config=ray.train.RunConfig(
-                    name=spec.name,
-                    storage_path=str(shares.scratch),
-                    failure_config=ray.train.FailureConfig(max_failures=spec.train.max_failures),
-                    callbacks=[_loss_teller(job.channel)],
-                ),
-            ).fit()
-        except Exception as error:  # noqa: BLE001  raised again by whoever watches this thread
-            self.error = error
-
-
-def _loss_teller(channel: Channel) -> Any:
-    """Tells the user when workers are lost, which Ray Train itself only writes into its logs."""
-    import ray.train
-
-    class Teller(ray.train.UserCallback):
-        def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-            del run_context
-            ranks = ", ".join(str(rank) for rank in sorted(worker_exceptions))
-            channel.tell(Note(f"worker {ranks} was lost; workers start anew from the last checkpoint"))
-
-    return Teller()
-
-
 _TRACEBACK_FILE = "error.txt"
 
 
 def _save_traceback(logs: Path, text: str) -> None:
     logs.mkdir(parents=True, exist_ok=True)
     (logs / _TRACEBACK_FILE).write_text(text)
-
-
-def _summary(error: BaseException) -> str:
-    failures: dict[int, Exception] = getattr(error, "worker_failures", {})
-    if not failures:
-        return str(error).strip().splitlines()[-1]
-    first = next(iter(failures.values()))
-    return f"{len(failures)} worker(s) lost, and again after every new start; the first: {type(first).__name__}"
 
 
 def _prefix(model: str, run: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from modelport.training.events import EpochDone, Event, Failed, Note, Started, Stepped
+from modelport.training.events import EpochDone, Event, Note, Ready, Started, Stepped
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -27,6 +27,7 @@ class Display:
         self._task: TaskID | None = None
         self._epochs: int | None = None
         self._next = 0
+        self._workers = 1
         self._told = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -56,14 +57,14 @@ class Display:
         """Show an event."""
         if isinstance(event, Started):
             self._start(event)
+        elif isinstance(event, Ready):
+            self._say(f"{self._workers} worker(s) with {event.threads} thread(s) start")
         elif isinstance(event, Stepped):
             self._step(event)
         elif isinstance(event, EpochDone):
             self._epoch(event)
         elif isinstance(event, Note):
             self._say(f"note: {event.text}")
-        else:
-            assert isinstance(event, Failed)  # told as the command's error
 
     def _start(self, event: Started) -> None:
         self._epochs, self._next = event.epochs, event.next_epoch
@@ -72,7 +73,8 @@ class Display:
         else:
             self._say(f"run {event.run}; checkpoints in {event.place}")
         counts = ", ".join(f"{event.counts[name]} {name}" for name in ("train", "selection", "heldout"))
-        self._say(f"examples: {counts}; {event.workers} worker(s) with {event.threads} thread(s)")
+        self._workers = event.workers
+        self._say(f"examples: {counts}")
         if self._bar is not None:
             self._task = self._bar.add_task(
                 "starting",

@@ -258,7 +258,11 @@ class Run:
 def _read(store: CheckpointStore, name: str) -> Journal:
     journal = store.read()
     if journal is None:
-        raise BadInput(f"the journal of this training of {name} is gone", file=store.place, remedy="run it again")
+        raise BadInput(
+            f"the journal of this training of {name} is not there",
+            file=store.place,
+            remedy="workers on other machines than the command need their checkpoints on S3: --checkpoints s3",
+        )
     return journal
 
 

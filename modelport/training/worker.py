@@ -34,9 +34,11 @@ class Job:
     on_objects: bool
     connection: Connection | None
     """With the trainer's identity only; None when nothing is on the object store."""
-    threads: int
     patience_s: float
-    channel: Channel
+    threads: int = 1
+    """Processor cores of this worker; the driver says."""
+    channel: Channel | None = None
+    """To the driver, which opens it."""
 
 
 def checkpoint_store(job: Job, objects: ObjectStore | None) -> CheckpointStore:
@@ -56,24 +58,26 @@ def work(config: dict[str, Any]) -> None:
     import ray.train
 
     job: Job = config["job"]
+    channel = job.channel
+    assert channel is not None
     alone = ray.train.get_context().get_world_size() == 1
     with tempfile.TemporaryDirectory(prefix="modelport-") as temporary:
         folder = Path(temporary) / job.spec.name
         try:
-            _train(job, folder)
+            _train(job, channel, folder)
         except ModelportError as error:
-            job.channel.tell_surely(Failed(error, traceback.format_exc()))
+            channel.tell_surely(Failed(error, traceback.format_exc()))
         except Exception as error:
             text = traceback.format_exc().replace(str(folder), job.folder)
             failure = _in_terms_of_folder(error, folder, job.folder)
             if not alone:
                 # It may be the echo of another worker's death, such as a lost connection between the two.
-                job.channel.tell_surely(Note(f"a worker failed: {failure}"))
+                channel.tell_surely(Note(f"a worker failed: {failure}"))
                 raise
-            job.channel.tell_surely(Failed(failure, text))
+            channel.tell_surely(Failed(failure, text))
 
 
-def _train(job: Job, folder: Path) -> None:
+def _train(job: Job, channel: Channel, folder: Path) -> None:
     import ray.train
     import ray.train.collective
     import ray.train.torch
@@ -96,7 +100,7 @@ def _train(job: Job, folder: Path) -> None:
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
         threads=job.threads,
-        tell=job.channel.tell,
+        tell=channel.tell,
         share=ray.train.collective.broadcast_from_rank_zero,
         patience_s=job.patience_s,
     )

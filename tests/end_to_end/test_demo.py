@@ -5,7 +5,8 @@ import os
 import re
 import subprocess
 import sys
-import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ import pytest
 
 from modelport.connection import Connection, Role
 from modelport.errors import GateFailed
-from modelport.loadtest import Target
+from modelport.loadtest import Target, measure
 from modelport.loadtest import run as run_load_test
 from modelport.objects import ObjectStore
-from modelport.promotion import desired, gate, promote, read_log
+from modelport.promotion import Changed, desired, gate, promote, read_log
 from modelport.release import Registry
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -172,11 +173,25 @@ def test_versions_change_over_under_load_without_a_failed_request(
     old, new = served.report["release"]["digest"], refused.report["release"]["digest"]
     # The same training gave it, so it is no worse than the champion.
     assert gate(MODEL, new, str(SAMPLE), connection=platform, minimum=0).passed
-    swap = threading.Timer(5, lambda: promote(MODEL, new, connection=platform, minimum=0))
-    swap.start()
-    report = run_load_test(MODEL, platform, Target.GATEWAY, 2, 15, tmp_path, releases=[old, new])
-    swap.join()
-    assert answering(platform) == new
+    folders = {digest: state / "releases" / MODEL / digest for digest in (old, new)}
+
+    def promote_soon() -> Changed:
+        time.sleep(4)
+        return promote(MODEL, new, connection=platform, minimum=0)
+
+    with ThreadPoolExecutor(1) as pool:
+        swap = pool.submit(promote_soon)
+        report = measure(
+            MODEL,
+            platform.gateway_url,
+            Target.GATEWAY,
+            folders,
+            users=2,
+            duration=20,
+            out=tmp_path,
+            api_key=platform.gateway_api_key,
+        )
+    assert swap.result().digest == answering(platform) == new
     assert report.passed, report.failures
 
 

@@ -23,7 +23,7 @@ from modelport.errors import BadInput, Refused, Unavailable
 from modelport.local import Health, ServiceStatus, down, logs, status, up
 from modelport.local import state as folder
 from modelport.local.layout import Layout
-from modelport.local.processes import marked
+from modelport.local.processes import SUPERVISOR, marked
 from modelport.local.services import NAMES, connection
 from modelport.local.settings import Settings
 from modelport.objects import ObjectStore
@@ -209,10 +209,9 @@ def test_a_killed_service_is_seen_and_restarted(layout: Layout, own: Connection,
 
 def test_orphans_of_a_killed_supervisor_are_seen_and_cleaned(layout: Layout, own: Connection) -> None:
     """As after a crash of the machine's session: nobody supervises, the ports are held."""
-    supervisors = [process for process in marked(layout.state_id) if "supervisor.supervisord" in process.cmdline()]
-    assert len(supervisors) == 1
-    supervisors[0].kill()
-    supervisors[0].wait(10)
+    (supervisor,) = marked(layout.state_id, SUPERVISOR)
+    supervisor.kill()
+    supervisor.wait(10)
     orphans = look(layout)
     # Some end by themselves when they find that nobody reads what they print.
     assert {row.state for row in orphans.values()} <= {Health.ORPHANED, Health.STOPPED}

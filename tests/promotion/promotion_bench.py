@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import tiny_release as tiny
 
 from modelport.connection import Connection, Role
 from modelport.objects import ObjectStore
-from modelport.promotion import Changed, Evidence, gate, promote
-from modelport.release import TRAINING_DATA_FILE, Registry, Release, canonical_json, sha256, staging_prefix
+from modelport.promotion import Changed, Evidence, LogEntry, desired, gate, promote, read_log
+from modelport.promotion.log import append
+from modelport.promotion.mirror import sync
+from modelport.release import RELEASES, TRAINING_DATA_FILE, Registry, Release, canonical_json, sha256, staging_prefix
 from modelport.release.store import write_release
 
 MODEL_YAML = """\
@@ -95,6 +98,34 @@ class Bench:
         assert self.gate(digest).passed
         self.promote(digest)
         return digest
+
+    def served(self, threshold: float = GOOD) -> str:
+        """As `promoted`, but by the hand of a promoter who skips the gate: for tests of what comes after it."""
+        digest = self.stage(threshold, register=False)
+        Release.open(self.root / "made" / digest, digest).upload(self.store, RELEASES)
+        append(self.store, read_log(self.store, self.model), self.entry(digest))
+        return digest
+
+    def mirror(self) -> None:
+        """Bring MLflow up to date, as the next command would."""
+        sync(self.store, self.connection, self.model, None, self.warnings.append)
+
+    def entry(self, to: str, **changes: Any) -> LogEntry:
+        """An entry that may follow in the log."""
+        log = read_log(self.store, self.model)
+        fields: dict[str, Any] = {
+            "seq": len(log.entries) + 1,
+            "time": datetime.now(UTC),
+            "who": "somebody@somewhere",
+            "action": "promote",
+            "from": desired(log),
+            "to": to,
+            "why": "",
+            "evidence": None,
+            "evidence_sha256": None,
+            "previous": log.entries[-1].hash if log.entries else None,
+        }
+        return LogEntry.model_validate(fields | changes)
 
     def released(self, digest: str) -> list[str]:
         prefix = f"releases/{digest}/"

@@ -82,7 +82,7 @@ def test_evidence_is_among_the_runs_artifacts(bench: Bench) -> None:
 
 
 def test_alias_moved_by_hand_serves_nothing_and_shows(bench: Bench) -> None:
-    champion, other = bench.promoted(), bench.stage(CLOSE)
+    champion, other = bench.served(), bench.stage(CLOSE)
     beat(bench, champion)
     bench.registry.set_alias(bench.model, "champion", other)
     found = status(bench.model, connection=bench.connection)
@@ -96,7 +96,8 @@ def test_alias_moved_by_hand_serves_nothing_and_shows(bench: Bench) -> None:
 
 
 def test_status_of_replicas(bench: Bench, agent: tuple[str, dict[str, object]]) -> None:
-    first, second = bench.promoted(GOOD), bench.promoted(CLOSE)
+    first, second = bench.served(GOOD), bench.served(CLOSE)
+    bench.mirror()
     assert "no replica is known to run" in status(bench.model, connection=bench.connection).differences
     url, answer = agent
     beat(bench, second, replica="fresh")
@@ -116,7 +117,8 @@ def test_status_of_replicas(bench: Bench, agent: tuple[str, dict[str, object]]) 
 
 
 def test_status_of_a_pinned_model(bench: Bench) -> None:
-    first, second = bench.promoted(GOOD), bench.promoted(CLOSE)
+    first, second = bench.served(GOOD), bench.served(CLOSE)
+    bench.mirror()
     pins = Pins({bench.model: second})
     beat(bench, second)
     assert status(bench.model, connection=bench.connection, pins=pins).differences == ()
@@ -128,8 +130,7 @@ def test_status_of_a_pinned_model(bench: Bench) -> None:
 
 
 def test_versions(bench: Bench) -> None:
-    first = bench.promoted(GOOD)
-    second = bench.promoted(CLOSE)
+    first, second = bench.served(GOOD), bench.served(CLOSE)
     challenger, bad, new = bench.stage(0.495), bench.stage(BAD), bench.stage(0.505, register=False)
     bench.gate(challenger)
     bench.gate(bad)
@@ -142,10 +143,10 @@ def test_versions(bench: Bench) -> None:
         new: "not gated",
     }
     assert {digest: row.version for digest, row in rows.items()} == {
-        first: 1,
-        second: 2,
-        challenger: 3,
-        bad: 4,
+        first: None,
+        second: 3,  # it was not registered, and the gate's mirror made up for that
+        challenger: 1,
+        bad: 2,
         new: None,
     }
     assert [digest for digest, row in rows.items() if row.kept] == [second, first], "newest first"
@@ -175,7 +176,6 @@ def test_the_command_line(bench: Bench) -> None:
     assert json.loads(done.stdout)["release"] == good
     done = command("promote", bench.model, "--why", "better", "--json")
     assert json.loads(done.stdout)["entry"]["to"] == good, done.stderr
-    assert "is the desired version already" in command("promote", bench.model).stdout
 
     done = command("versions", bench.model)
     assert done.returncode == 0, done.stderr
@@ -187,9 +187,6 @@ def test_the_command_line(bench: Bench) -> None:
     done = command("status", bench.model)
     assert f"desired {good[:12]} (by log)" in done.stdout
     assert "no replica is known to run" in done.stdout
-    done = command("rollback", bench.model)
-    assert done.returncode == 2
-    assert "the desired one is the first" in done.stderr
     done = command("gc", bench.model)
     assert done.returncode == 0, done.stderr
     assert f"keep {good[:12]}" in done.stdout

@@ -9,7 +9,7 @@ from test_mirror_and_status import beat
 from modelport.connection import Role
 from modelport.errors import BadInput, Unavailable
 from modelport.promotion import Collected, Pins, collect_garbage, desired, read_log, rollback
-from modelport.release import MANIFEST_FILE, staging_prefix
+from modelport.release import MANIFEST_FILE, Release, staging_prefix
 
 
 def collect(bench: Bench, **options: object) -> Collected:
@@ -24,14 +24,17 @@ def released(bench: Bench, *digests: str) -> list[bool]:
 
 def test_releases(bench: Bench) -> None:
     # Six promotions: the log's last two stay, and of the others what a replica, an alias or a pin refers to.
-    digests = [bench.promoted(0.5 + 0.001 * number) for number in range(6)]
+    digests = [bench.served(0.5 + 0.001 * number) for number in range(6)]
     forgotten, on_replica, by_alias, pinned, before, now = digests
     beat(bench, on_replica)
+    registered = Release.open(bench.root / "made" / by_alias)
+    bench.registry.register(registered.manifest, by_alias, "s3://modelport/staging")
     bench.registry.set_alias(bench.model, "shadow", by_alias)
     pins = Pins({bench.model: pinned})
 
     dry = collect(bench, pins=pins)
-    assert [row.prefix for row in dry.garbage if row.prefix.startswith("releases/")] == [f"releases/{forgotten}/"]
+    prefixes = {row.prefix for row in dry.garbage}
+    assert [digest for digest in digests if f"releases/{digest}/" in prefixes] == [forgotten]
     assert not dry.deleted
     assert dry.kept[on_replica] == "loaded by replica r0"
     assert dry.kept[by_alias] == "MLflow's alias shadow"
@@ -48,7 +51,7 @@ def test_releases(bench: Bench) -> None:
 
 
 def test_a_replica_that_is_long_gone_protects_nothing(bench: Bench) -> None:
-    first, _, _ = bench.promoted(0.5), bench.promoted(0.501), bench.promoted(0.502)
+    first, _, _ = bench.served(0.5), bench.served(0.501), bench.served(0.502)
     beat(bench, first, age=8 * 24 * 3600)
     assert first not in collect(bench).kept
 
@@ -84,13 +87,13 @@ def test_without_the_trainers_identity_staging_stays(bench: Bench) -> None:
 
 
 def test_other_models_are_left_alone(bench: Bench) -> None:
-    bench.promoted(GOOD)
+    bench.served(GOOD)
     found = collect(bench)
     assert not [row for row in found.garbage if row.prefix.startswith("releases/") and bench.model not in row.prefix]
 
 
 def test_nothing_is_removed_while_mlflow_cannot_be_asked(bench: Bench) -> None:
-    digests = [bench.promoted(0.5 + 0.001 * number) for number in range(3)]
+    digests = [bench.served(0.5 + 0.001 * number) for number in range(3)]
     with pytest.raises(Unavailable):
         collect_garbage(bench.model, connection=bench.away(), delete=True, keep=2, grace=timedelta(0))
     assert released(bench, *digests) == [True] * 3

@@ -141,7 +141,9 @@ def test_mlflow_away(folder: ModelFolder, tracked_connection: Connection) -> Non
 def test_killed_and_finished(folder: ModelFolder, tracked_connection: Connection, tmp_path: Path) -> None:
     file = tmp_path / "connection.json"
     tracked_connection.save(file)
-    run = redness.mlflow_run(tracked_connection, folder.name)
+    result = redness.trained(folder, tracked_connection)
+    run = result.mlflow_run_id
+    build(folder, result, None, folder.spec)  # what is killed below need not export first
     command = [sys.executable, "-c", DRIVER, str(Path(redness.__file__).parent), str(folder.path), str(file), run]
     for part in ("model.yaml", MANIFEST_FILE):  # in the middle of staging, and between staging and registration
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ)

@@ -75,8 +75,13 @@ class Agent:
     cache: Path
 
     def want(self, pins: Mapping[str, str]) -> None:
+        """Pin these models, beside those that are pinned already."""
+        try:
+            before = json.loads(self.pins.read_text())
+        except ValueError:
+            before = {}
         temporary = self.pins.with_suffix(".new")
-        temporary.write_text(json.dumps(pins))
+        temporary.write_text(json.dumps({**(before if isinstance(before, dict) else {}), **pins}))
         temporary.replace(self.pins)
 
     def state(self) -> ReplicaState:
@@ -296,6 +301,14 @@ class Starter:
 def start(stand: Stand, tmp_path: Path) -> Iterator[Starter]:
     starter = Starter(stand, tmp_path)
     yield starter
+    starter.close()
+
+
+@pytest.fixture(scope="class")
+def agent(stand: Stand, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Agent]:
+    """One agent for all tests of a class, which pin models of their own."""
+    starter = Starter(stand, tmp_path_factory.mktemp("agent"))
+    yield starter.agent()
     starter.close()
 
 

@@ -43,43 +43,68 @@ def test_a_swap_serves_the_new_release_and_keeps_shared_steps(stand, start) -> N
     assert f'modelport_agent_serving{{model="{model}",release="{second}"}} 1.0' in agent.get("/metrics").text
 
 
-def test_a_flipped_colour_channel_is_refused_by_the_replay(stand, start) -> None:
-    model, image = "flipped", tiny.image()
-    good, flipped = stand.publish(model), stand.publish(model, flipped=True)
-    agent = start.agent(model)
-    agent.want({model: good})
-    agent.serving(model, good)
+class TestBadReleases:
+    """The old release goes on serving, the reason is said, and nothing of the bad one stays."""
 
-    agent.want({model: flipped})
-    error = agent.error(model, "golden sample ramp.png is answered wrongly")
-    assert "mask" in error
-    assert agent.state().models[model].serving == good
-    assert np.array_equal(stand.ask(model, image), tiny.answer(image, 0.5)["mask"])
-    assert agent.get("/readyz").is_success, "a replica that serves the old release must stay in traffic"
-    until(lambda: not any(flipped[:12] in name for name in stand.loaded(model)), "the bad release to go")
-    metric = f'modelport_agent_failures_total{{model="{model}",reason="replay"}}'
-    assert f"{metric} 1.0" in agent.get("/metrics").text
-    time.sleep(1.5)
-    assert f"{metric} 1.0" in agent.get("/metrics").text, "a bad release is not tried again and again"
+    def test_a_flipped_colour_channel_is_refused_by_the_replay(self, stand, agent) -> None:
+        model, image = "flipped", tiny.image()
+        good, flipped = stand.publish(model), stand.publish(model, flipped=True)
+        agent.want({model: good})
+        agent.serving(model, good)
 
-    agent.want({model: good})
-    until(lambda: agent.state().models[model].error is None, "the error to go with the bad desire")
+        agent.want({model: flipped})
+        error = agent.error(model, "golden sample ramp.png is answered wrongly")
+        assert "mask" in error
+        assert agent.state().models[model].serving == good
+        assert np.array_equal(stand.ask(model, image), tiny.answer(image, 0.5)["mask"])
+        assert agent.get("/readyz").is_success, "a replica that serves the old release must stay in traffic"
+        until(lambda: not any(flipped[:12] in name for name in stand.loaded(model)), "the bad release to go")
+        metric = f'modelport_agent_failures_total{{model="{model}",reason="replay"}}'
+        assert f"{metric} 1.0" in agent.get("/metrics").text
+        time.sleep(1.5)
+        assert f"{metric} 1.0" in agent.get("/metrics").text, "a bad release is not tried again and again"
 
+        agent.want({model: good})
+        until(lambda: agent.state().models[model].error is None, "the error to go with the bad desire")
 
-def test_a_corrupted_object_leaves_the_old_release_serving(stand, start) -> None:
-    model = "corrupted"
-    good = stand.publish(model)
-    bad = stand.publish(model, threshold=0.6, damage="network/model.onnx")
-    agent = start.agent(model)
-    agent.want({model: good})
-    agent.serving(model, good)
-    agent.want({model: bad})
-    error = agent.error(model, "corrupted")
-    assert "network/model.onnx" in error
-    assert agent.state().models[model].serving == good
-    assert not any(bad[:12] in path.name for path in stand.repository.iterdir()), (
-        "nothing of it reached Triton's folder"
-    )
+    def test_a_corrupted_object_leaves_the_old_release_serving(self, stand, agent) -> None:
+        model = "corrupted"
+        good = stand.publish(model)
+        bad = stand.publish(model, threshold=0.6, damage="network/model.onnx")
+        agent.want({model: good})
+        agent.serving(model, good)
+        agent.want({model: bad})
+        error = agent.error(model, "corrupted")
+        assert "network/model.onnx" in error
+        assert agent.state().models[model].serving == good
+        assert not any(bad[:12] in path.name for path in stand.repository.iterdir()), (
+            "nothing of it reached Triton's folder"
+        )
+
+    def test_a_graph_that_does_not_load_is_given_up_and_leaves_nothing(self, stand, agent) -> None:
+        model = "broken"
+        good = stand.publish(model)
+        junk = {"network/model.onnx": b"this is no graph"}
+        bad = stand.publish(model, **junk)
+        agent.want({model: good})
+        agent.serving(model, good)
+        before = stand.loaded(model)
+        agent.want({model: bad})
+        agent.error(model, "could not load")
+        until(lambda: f"release {bad[:12]} is refused" in agent.process.said(), "the agent to give up")
+        assert agent.state().models[model].serving == good
+        until(lambda: stand.loaded(model) == before, "the steps of the bad release to go")
+
+    def test_a_release_of_another_model_and_one_with_code_are_refused(self, stand, agent) -> None:
+        model = "strict"
+        agent.want({model: stand.publish("lenient")})
+        agent.error(model, "is of model lenient")
+        python_step = {
+            "triton/network/config.pbtxt": tiny.configs(model)["network"].replace("onnxruntime", "python").encode()
+        }
+        agent.want({model: stand.publish(model, **python_step)})
+        agent.error(model, "backend")
+        assert stand.loaded(model) == []
 
 
 def test_a_first_release_that_is_bad_is_said_so_and_not_ready(stand, start) -> None:
@@ -91,35 +116,6 @@ def test_a_first_release_that_is_bad_is_said_so_and_not_ready(stand, start) -> N
     assert answer.status_code == 503
     assert "answered wrongly" in answer.json()["errors"][model]
     assert model not in stand.loaded(model), "no alias before a release has answered"
-
-
-def test_a_graph_that_does_not_load_is_given_up_and_leaves_nothing(stand, start) -> None:
-    model = "broken"
-    good = stand.publish(model)
-    junk = {"network/model.onnx": b"this is no graph"}
-    bad = stand.publish(model, **junk)
-    agent = start.agent(model)
-    agent.want({model: good})
-    agent.serving(model, good)
-    before = stand.loaded(model)
-    agent.want({model: bad})
-    agent.error(model, "could not load")
-    until(lambda: "is refused" in agent.process.said(), "the agent to give up")
-    assert agent.state().models[model].serving == good
-    until(lambda: stand.loaded(model) == before, "the steps of the bad release to go")
-
-
-def test_a_release_of_another_model_and_one_with_code_are_refused(stand, start) -> None:
-    model = "strict"
-    agent = start.agent(model)
-    agent.want({model: stand.publish("lenient")})
-    agent.error(model, "is of model lenient")
-    python_step = {
-        "triton/network/config.pbtxt": tiny.configs(model)["network"].replace("onnxruntime", "python").encode()
-    }
-    agent.want({model: stand.publish(model, **python_step)})
-    agent.error(model, "backend")
-    assert stand.loaded(model) == []
 
 
 def test_killed_triton_is_noticed_and_loaded_again(stand, start) -> None:

@@ -230,6 +230,7 @@ def test_the_api_document_is_complete(served) -> None:
     upload = predict["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert upload["properties"]["image"]["format"] == "binary"
     schemas = document["components"]["schemas"]
+    assert "HTTPValidationError" not in schemas, "errors have one shape"
     assert set(schemas["Reason"]["enum"]) == {reason.value for reason in Reason}
     for path, methods in document["paths"].items():
         for operation in methods.values():
@@ -289,7 +290,7 @@ def test_what_is_away_is_said_and_comes_back(stand, start) -> None:
     good, bad = stand.publish(model), stand.publish(model, flipped=True)
     agent = start.agent(model)
     gateway = start.gateway(agent, deadline=1.5, max_in_flight=2)
-    problem(gateway.predict(model, image), 404, "unknown_model") if model not in agent.state().models else None
+    until(lambda: gateway.predict(model, image).status_code == 404, "the gateway to know that there is no such model")
 
     agent.want({model: bad})
     agent.error(model, "answered wrongly")
@@ -330,6 +331,8 @@ def test_what_is_away_is_said_and_comes_back(stand, start) -> None:
     stand.start_triton()
     # It is up and empty, and the agent is dead: nothing to ask.
     until(lambda: gateway.predict(model, image).json().get("reason") == "no_release_ready", "the empty Triton")
+    fresh = start.gateway(agent)
+    problem(fresh.predict(model, image), 503, "no_release_ready")  # nobody has said that there is no such model
     agent.process.start()
     agent.serving(model, good)
     until(lambda: gateway.predict(model, image).status_code == 200, "predictions to come back")

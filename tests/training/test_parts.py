@@ -12,7 +12,7 @@ from modelport.contract import apply_overrides, parse_spec
 from modelport.errors import BadInput
 from modelport.imaging import decode
 from modelport.training import Display, load_entry, picture
-from modelport.training.events import EpochDone, Note, Started, Stepped
+from modelport.training.events import EpochDone, Note, Ready, Started, Stepped
 from modelport.training.identity import run_key
 from modelport.training.journal import EpochRecord
 
@@ -73,7 +73,8 @@ def show(*, terminal: bool) -> str:
     )
     counts = {"train": 13, "selection": 3, "heldout": 4}
     with Display(Console(file=stream, force_terminal=terminal, width=100, highlight=False)) as display:
-        display(Started("abc", 0, 6, counts, 1, 2, "/state/[runs]/abc"))
+        display(Started("abc", 0, 6, counts, 1, "/state/[runs]/abc"))
+        display(Ready(threads=2))
         display(Stepped(2, 4, {"loss": 0.9}))
         display(EpochDone(record, best=True))
         display(Note("something [else] happened"))
@@ -83,7 +84,8 @@ def show(*, terminal: bool) -> str:
 def test_a_log_gets_plain_lines():
     assert show(terminal=False).splitlines() == [
         "run abc; checkpoints in /state/[runs]/abc",
-        "examples: 13 train, 3 selection, 4 heldout; 1 worker(s) with 2 thread(s)",
+        "examples: 13 train, 3 selection, 4 heldout",
+        "1 worker(s) with 2 thread(s) start",
         "epoch 1/6  dice 0.5123  loss 0.7  2.5 s  best so far",
         "note: something [else] happened",
     ]

@@ -36,7 +36,7 @@ def somewhere_in_an_epoch() -> None:
     time.sleep(random.uniform(0, 0.6))
 
 
-def test_killed_three_ways_with_mlflow_away_in_between(
+def test_a_worker_then_everything_is_killed_with_mlflow_away(
     tiny: Tiny, uninterrupted: tuple[Tiny, dict[str, Any]], mlflow: tuple[Service, Connection], tmp_path: Path
 ):
     service, connection = mlflow
@@ -61,22 +61,13 @@ def test_killed_three_ways_with_mlflow_away_in_between(
     first.process.wait(10)
     assert "MLflow does not take the record of this run; training goes on" in first.told
 
-    # The driver alone: what it leaves behind ends by itself, and does not disturb the next start.
-    third = tiny.start(**options)
-    tiny.reached(len(tiny.journal()["epochs"]) + 1, third)
-    somewhere_in_an_epoch()
-    orphans = third.tree()[1:]
-    third.process.kill()
-    third.process.wait(10)
-
     service.start()
     last = tiny.start(**options)
     result = last.result()
     assert result["resumed"]
     assert "going on with run" in last.told
     assert_same(result, uninterrupted[1])
-    wait_for(lambda: not any(process.is_running() for process in orphans), "orphans to end", 30)
-    assert len({row["attempt"] for row in result["epochs"]}) >= 2
+    assert {row["attempt"] for row in result["epochs"]} == {1, 2}
     assert_recorded(connection, result)
 
     # Finished: said so at once, without a cluster, and nothing is recorded twice.
@@ -171,6 +162,15 @@ def test_a_bug_in_train_py_is_shown_where_it_is(tiny: Tiny):
     assert f"remedy: the traceback is in {saved}" in program.told
     assert f'File "{file}", line {line}' in saved.read_text()
     assert len(tiny.journal()["epochs"]) == 1
+
+
+def test_what_a_killed_command_started_ends_by_itself(tiny: Tiny):
+    program = tiny.start()
+    wait_for(lambda: any("raylet" in process.name() for process in program.tree()), "Ray to start")
+    orphans = program.tree()[1:]
+    program.process.kill()
+    program.process.wait(10)
+    wait_for(lambda: not any(process.is_running() for process in orphans), "orphans to end", 30)
 
 
 def test_nothing_is_left_behind(uninterrupted: tuple[Tiny, dict[str, Any]]):

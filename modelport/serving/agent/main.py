@@ -134,10 +134,13 @@ class Agent:
     def _watch_source(self) -> None:
         while not self._stop.is_set():
             try:
-                for model, digest in self._source.read().items():
-                    # Before the worker exists its desired version is known: it never has to guess.
+                reading = self._source.read()
+                for model, digest in reading.versions.items():
                     self._worker(model).want(digest)
-                self._source_error = None
+                if reading.problem:
+                    self._lament(reading.problem)
+                else:
+                    self._source_error = None
             except ModelportError as error:
                 self._lament(error.message)
             except Exception as error:

@@ -3,10 +3,11 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from modelport.errors import BadInput, Unavailable
+from modelport.errors import BadInput, ModelportError, Unavailable
 from modelport.objects import ObjectStore
 from modelport.promotion import desired, read_log
 
@@ -14,15 +15,24 @@ _DIGEST = re.compile(r"[0-9a-f]{64}")
 _LOG_KEY = re.compile(r"promotions/([a-z][a-z0-9_]*)/log\.json")
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What a source said at one look."""
+
+    versions: Mapping[str, str | None]
+    """Digest by model; None where the source has the model and no version of it. What is not here is as before."""
+    problem: str | None = None
+    """Why some models are not here."""
+
+
 class Source(Protocol):
     """Tells which version of which model should be served."""
 
-    def read(self) -> Mapping[str, str | None]:
-        """Digest by model; None where the source has the model and no version of it.
+    def read(self) -> Reading:
+        """Look now.
 
         Raises:
-            Unavailable: the source does not answer now.
-            BadInput: what it says makes no sense.
+            ModelportError: it does not answer, or what it says makes no sense.
         """
         ...
 
@@ -35,10 +45,18 @@ class LogSource:
         self._store = store
         self._models = tuple(models)
 
-    def read(self) -> Mapping[str, str | None]:
-        """See `Source.read`."""
-        models = self._models or self._listed()
-        return {model: desired(read_log(self._store, model)) for model in models}
+    def read(self) -> Reading:
+        """See `Source.read`. A damaged log holds up its own model only."""
+        versions: dict[str, str | None] = {}
+        problem: str | None = None
+        for model in self._models or self._listed():
+            try:
+                versions[model] = desired(read_log(self._store, model))
+            except Unavailable:
+                raise
+            except ModelportError as error:
+                problem = str(error)
+        return Reading(versions, problem)
 
     def _listed(self) -> Sequence[str]:
         matches = (_LOG_KEY.fullmatch(info.key) for info in self._store.list("promotions/"))
@@ -53,7 +71,7 @@ class FileSource:
         self._path = path
         self._models = frozenset(models)
 
-    def read(self) -> Mapping[str, str | None]:
+    def read(self) -> Reading:
         """See `Source.read`."""
         try:
             data: Any = json.loads(self._path.read_text())
@@ -76,4 +94,4 @@ class FileSource:
                 )
             if not self._models or model in self._models:
                 pins[model] = digest
-        return pins
+        return Reading(pins)

@@ -71,6 +71,7 @@ class ModelWorker:
         self._desired: str | None = None
         self._pursued: str | None = None
         self._outage: str | None = "the agent is starting"
+        self._away = False
         self._troubles: dict[str, str] = {}
         self._wake = threading.Event()
         self._stop = threading.Event()
@@ -122,11 +123,13 @@ class ModelWorker:
             try:
                 seen = self._look()
             except ModelportError as error:
-                # Whatever was loaded, it has to prove itself again to the Triton that comes back.
-                self._memory = replace(self._memory, verified={}, surplus_since={})
+                # What it had may still be there: it is not taken from gateways because of one slow answer. If it is
+                # gone, the next look shows that.
+                self._memory = replace(self._memory, surplus_since={})
+                self._away = True
                 self._suffer("triton", error.message)
                 return
-            self._outage = None
+            self._away, self._outage = False, None
             now = time.monotonic()
             since = self._memory.surplus_since
             unneeded = {name: since.get(name, now) for name in surplus(self._memory, seen)}
@@ -297,7 +300,7 @@ class ModelWorker:
     def _publish(self) -> None:
         memory = self._memory
         self._up = {digest: up for digest, up in self._up.items() if digest in memory.verified}
-        serving = memory.aliased if memory.aliased in memory.verified else None
+        serving = memory.aliased if memory.aliased in memory.verified and not self._away else None
         error = self._outage or self._trouble(self._pursued)
         if serving is None:
             error = error or self._trouble(memory.serving)
@@ -312,7 +315,7 @@ class ModelWorker:
             self._metrics.show_serving(self.model, self._state.serving, serving)
             self._state = content.model_copy(update={"since": datetime.now(UTC)})
         hopeless = all(digest is None or digest in memory.refused for digest in (memory.serving, self._pursued))
-        self._settled = serving is not None or (self._pursued is not None and hopeless)
+        self._settled = serving is not None or (self._pursued is not None and hopeless and not self._away)
         self._metrics.converged.labels(self.model).set(serving is not None and serving == self._pursued)
 
 

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from modelport.objects import ObjectStore
 from modelport.serving.gateway import routes
 from modelport.serving.gateway.keys import KeyRing
 from modelport.serving.gateway.metrics import GatewayMetrics
+from modelport.serving.gateway.middleware import HEADER, RequestNames
 from modelport.serving.gateway.parts import Gateway
 from modelport.serving.gateway.problems import Problem, ProblemError, Reason
 from modelport.serving.gateway.records import Shipper, Spool
@@ -86,7 +86,7 @@ def create_app(settings: GatewaySettings, connection: Connection) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(Exception, _on_surprise)
-    app.middleware("http")(_name_request)
+    app.add_middleware(RequestNames)
     return app
 
 
@@ -119,17 +119,8 @@ async def _last_shipment(gateway: Gateway) -> None:
         log.warning("records that are not stored yet stay in the spool for the next start")
 
 
-async def _name_request(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    # Ours, never the caller's: it names lines in logs and records.
-    request.state.request_id = uuid.uuid4().hex
-    response = await call_next(request)
-    response.headers["X-Request-ID"] = request.state.request_id
-    return response
-
-
 def _answer(request: Request, error: ProblemError) -> Response:
-    request_id: str = getattr(request.state, "request_id", "")
-    problem = Problem(reason=error.reason, message=error.message, request_id=request_id)
+    problem = Problem(reason=error.reason, message=error.message, request_id=request.state.request_id)
     headers = error.headers
     if request.method == "POST" and not getattr(request.state, "upload_read", False):
         # Somebody may still be sending. The connection ends here, or the rest would be read for nothing.
@@ -159,4 +150,6 @@ def _on_http_error(request: Request, error: Exception) -> Response:
 
 def _on_surprise(request: Request, error: Exception) -> Response:
     log.error("unexpected failure of %s %s", request.method, request.url.path, exc_info=error)
-    return _answer(request, ProblemError(500, Reason.INTERNAL, "the gateway failed; its log says why"))
+    answer = _answer(request, ProblemError(500, Reason.INTERNAL, "the gateway failed; its log says why"))
+    answer.headers[HEADER] = request.state.request_id  # surprises are answered outside of every middleware
+    return answer

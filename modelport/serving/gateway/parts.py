@@ -25,4 +25,5 @@ class Gateway:
     inference: Inference
     threads: ThreadPoolExecutor
     in_flight: int = 0
+    pixels_in_flight: int = 0
     segment_sealed: asyncio.Event = field(default_factory=asyncio.Event)

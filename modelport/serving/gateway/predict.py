@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-import numpy as np
 from fastapi import Request, Response
 from numpy.typing import NDArray
 
 from modelport.errors import ModelportError, Unavailable
-from modelport.imaging import ImageError, decode
+from modelport.imaging import ImageError, Pixels, decode
 from modelport.serving.client import TritonRefused, UnknownModel
 from modelport.serving.gateway.answers import RENDERERS, Milliseconds
 from modelport.serving.gateway.parts import Gateway
@@ -92,18 +91,31 @@ async def _answered(gateway: Gateway, request: Request, draft: _Draft, with_over
         error = decoded.image
         raise ProblemError(IMAGE_STATUS[error.reason], Reason(error.reason.value), error.message)
     image = decoded.image
-    draft.height, draft.width = image.shape[:2]
+    height, width = image.shape[:2]
+    draft.height, draft.width = height, width
     draft.decode_ms = _since(started)
+    pixels = height * width
+    if gateway.pixels_in_flight and gateway.pixels_in_flight + pixels > settings.max_pixels_in_flight:
+        raise ProblemError(503, Reason.BUSY, "too many pixels are being worked on", retry_after=1)
+    gateway.pixels_in_flight += pixels
+    try:
+        return await _rendered(gateway, draft, decoded.inputs, image, with_overlay, started)
+    finally:
+        gateway.pixels_in_flight -= pixels
 
+
+async def _rendered(
+    gateway: Gateway, draft: _Draft, inputs: list[Any], image: Pixels, with_overlay: bool, started: float
+) -> Response:
     asked = time.perf_counter()
-    release, outputs = await _inferred(gateway, draft, decoded.inputs)
+    release, outputs = await _inferred(gateway, draft, inputs)
     draft.release = release.digest
     draft.inference_ms = _since(asked)
 
     answer = await _in_thread(gateway, lambda: RENDERERS[release.task](outputs, image, release, with_overlay))
     draft.summary = summary_json(answer.summary)
     draft.total_ms = _since(started)
-    milliseconds = Milliseconds(decode=draft.decode_ms, inference=draft.inference_ms, total=draft.total_ms)
+    milliseconds = Milliseconds(decode=draft.decode_ms or 0.0, inference=draft.inference_ms, total=draft.total_ms)
     for phase, value in milliseconds:
         gateway.metrics.seconds.labels(draft.model, phase).observe(value / 1000)
     body = answer.schema.model_validate(
@@ -123,7 +135,7 @@ async def _answered(gateway: Gateway, request: Request, draft: _Draft, with_over
 @dataclass(frozen=True)
 class _Decoded:
     sha256: str
-    image: NDArray[np.uint8] | ImageError
+    image: Pixels | ImageError
     inputs: list[Any]
 
 
@@ -143,7 +155,7 @@ async def _in_thread(gateway: Gateway, work: Callable[[], T]) -> T:
 async def _active(gateway: Gateway, model: str) -> LoadedRelease:
     """The release to ask; looks at the replicas anew before it says that there is none."""
     for attempt in range(2):
-        view = gateway.table.models.get(model)
+        view = gateway.table.view(model)
         if view is not None and view.active is not None:
             if view.active.task not in RENDERERS:
                 message = f"this gateway has no answer for the task {view.active.task} yet"
@@ -151,7 +163,7 @@ async def _active(gateway: Gateway, model: str) -> LoadedRelease:
             return view.active
         if attempt == 0:
             await gateway.table.refresh()
-    if model not in gateway.table.models:
+    if gateway.table.view(model) is None:
         raise ProblemError(404, Reason.UNKNOWN_MODEL, f"there is no model {model!r}; GET /v1/models lists them")
     raise ProblemError(503, Reason.NO_RELEASE_READY, f"no release of {model} is ready", retry_after=2)
 

@@ -77,6 +77,13 @@ class ReleaseTable:
         self.models: Mapping[str, ModelView] = {}
         """By name; a model stays known when its replicas are away."""
 
+    def view(self, model: str) -> ModelView | None:
+        """A model; None when there is none of this name, as far as is known."""
+        unheard = self._states.keys() != set(self._urls)
+        # A replica that has not answered since this gateway started may have it: absence is not known yet.
+        unknown = ModelView(None, None, 0, "a replica has not answered yet") if unheard else None
+        return self.models.get(model, unknown)
+
     async def run(self) -> None:
         """Look for ever."""
         while True:

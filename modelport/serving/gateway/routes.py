@@ -120,10 +120,10 @@ async def list_models(gateway: CurrentGateway, _: Caller) -> ModelList:
     return ModelList(models=[_info(name, view) for name, view in sorted(gateway.table.models.items())])
 
 
-@router.get("/models/{name}", summary="Describe a model", responses=_errors(401, 404))
+@router.get("/models/{name}", summary="Describe a model", responses=_errors(401, 404, 422))
 async def get_model(gateway: CurrentGateway, _: Caller, name: ModelName) -> ModelInfo:
     """What serves a model now, and its label map."""
-    view = gateway.table.models.get(name)
+    view = gateway.table.view(name)
     if view is None:
         raise ProblemError(404, Reason.UNKNOWN_MODEL, f"there is no model {name!r}; GET /v1/models lists them")
     return _info(name, view)

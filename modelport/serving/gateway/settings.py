@@ -20,6 +20,8 @@ class GatewaySettings:
     """Largest image, width times height."""
     max_in_flight: int = 32
     """Predictions worked on at once; more are told to come back, so that memory is bounded."""
+    max_pixels_in_flight: int = 200_000_000
+    """Pixels of all images that are being worked on; three bytes each, and as many again on their way to Triton."""
     decode_threads: int = 4
     """Images decoded, and answers rendered, at once."""
     upload_seconds: float = 60.0

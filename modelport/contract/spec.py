@@ -122,7 +122,9 @@ class GateSpec(_Section):
     direction: Direction = Field(default=Direction.MAX, description="Whether more or less of it is better.")
     minimum: float = Field(description="Least acceptable value (greatest, where less is better).")
     margin: float = Field(
-        default=0.0, ge=0, description="How much worse than the serving champion a release may be, in the metric."
+        default=0.0,
+        description="How much better than the serving champion a release must be, in the metric; "
+        "a negative margin lets it be that much worse.",
     )
 
 

@@ -42,10 +42,10 @@ class GateRules(_Part):
         return value >= self.minimum if self.direction is Direction.MAX else value <= self.minimum
 
     def holds_against(self, value: float, champion: float) -> bool:
-        """Whether a value is at most the margin worse than the champion's."""
+        """Whether a value is better than the champion's by at least the margin (which may be negative)."""
         if self.direction is Direction.MAX:
-            return value >= champion - self.margin
-        return value <= champion + self.margin
+            return value >= champion + self.margin
+        return value <= champion - self.margin
 
 
 class ImageScore(_Part):
@@ -190,7 +190,7 @@ def verdict(
         reasons.append(f"{rules.metric} {value:.4f} misses the {what} {rules.minimum:g} ({rules.minimum_from})")
     if champion is not None and champion.value is not None and not rules.holds_against(value, champion.value):
         reasons.append(
-            f"{rules.metric} {value:.4f} is more than {rules.margin:g} worse than the champion's "
-            f"{champion.value:.4f} ({champion.digest[:12]})"
+            f"{rules.metric} {value:.4f} does not hold against the champion's {champion.value:.4f} "
+            f"({champion.digest[:12]}) with a margin of {rules.margin:g}"
         )
     return tuple(reasons)

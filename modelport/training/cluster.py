@@ -45,6 +45,8 @@ def ray_cluster(spec: ModelSpec, temporary: Path) -> Generator[Shares]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     given = bool(os.environ.get("RAY_ADDRESS"))
     if not given:
+        # Ray's workers run at the lowest priority but four unless told otherwise, and anything else then starves them.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         # Nobody takes this machine away from us, and a process less starts sooner.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
         # Ray asks for a token by default. One of our own, for this process and its children, leaves the home folder

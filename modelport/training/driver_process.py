@@ -74,8 +74,9 @@ class DriverProcess:
         try:
             received: Any = self._pipe.recv() if self._pipe.poll(timeout_s) else None
         except (EOFError, OSError, pickle.UnpicklingError) as error:
-            code = self._process.wait()
-            reason = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+            end = os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOWAIT)
+            how = "exit code" if end is None or end.si_code == os.CLD_EXITED else "killed by signal"
+            reason = f"{how} {'unknown' if end is None else end.si_status}"
             raise ModelportError(
                 f"the training process ended unexpectedly ({reason})",
                 file=self._log,

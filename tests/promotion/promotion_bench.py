@@ -25,7 +25,7 @@ classes: [{{name: background}}, {{name: red}}]
 data: {{name: {name}}}
 train:
   select: {{metric: dice}}
-gate: {{metric: dice, minimum: 0.9, margin: 0.02}}
+gate: {{metric: dice, minimum: 0.9, margin: -0.02}}
 """
 
 GOOD, CLOSE, WORSE, BAD = 0.5, 0.49, 0.65, 0.9

@@ -26,7 +26,7 @@ data: {{name: {name}, selection_fraction: 0.3}}
 train:
   parameters: {{size: 32}}
   select: {{metric: dice}}
-gate: {{metric: dice, minimum: 0.8, margin: 0.01}}
+gate: {{metric: dice, minimum: 0.8, margin: -0.01}}
 """
 
 PIPELINE = """\

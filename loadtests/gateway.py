@@ -6,7 +6,7 @@ from locust import FastHttpUser, constant, task
 from session import TIMEOUT_S, golden, questions
 
 from modelport.errors import ModelportError
-from modelport.loadtest.golden import gateway_outputs
+from modelport.loadtest import gateway_outputs
 
 
 class GatewayUser(FastHttpUser):

@@ -21,7 +21,7 @@ from locust.argument_parser import LocustArgumentParser
 from locust.contrib.csv_request_logger import CsvRequestLogger
 from locust.env import Environment
 
-from modelport.loadtest.golden import Golden, Question
+from modelport.loadtest import Golden, Question
 
 TIMEOUT_S = 15.0
 """A request that takes longer counts as failed."""

@@ -9,7 +9,7 @@ from session import TIMEOUT_S, ask_triton, golden, questions
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from modelport.loadtest.golden import Question
+from modelport.loadtest import Question
 
 # Locust's users are greenlets: without this, one user's call would block all the others. Before any channel exists.
 init_gevent()

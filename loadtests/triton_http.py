@@ -8,7 +8,7 @@ from session import TIMEOUT_S, ask_triton, golden, questions
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from modelport.loadtest.golden import Question
+from modelport.loadtest import Question
 
 
 class TritonHttpUser(User):

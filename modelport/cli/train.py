@@ -55,5 +55,5 @@ def train(
         click.echo(f"note: {error}", err=True)
     version = "" if release.version is None else f" (version {release.version} in MLflow)"
     click.echo(f"release   {release.digest}{version}")
-    click.echo(f"MLflow    {connection.tracking_uri}/#/experiments  run {result.mlflow_run_id}")
+    click.echo(f"MLflow    {result.mlflow_url}")
     click.echo(f"next      modelport gate {name} --data {data_uri}")

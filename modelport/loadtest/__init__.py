@@ -4,7 +4,20 @@ The users themselves are in the project's ``loadtests/``; this room starts them,
 report.
 """
 
+from modelport.loadtest.golden import Golden, Question, gateway_outputs
 from modelport.loadtest.report import LoadReport, Sample, read_samples, summarize
 from modelport.loadtest.run import Target, fetch_releases, measure, run
 
-__all__ = ["LoadReport", "Sample", "Target", "fetch_releases", "measure", "read_samples", "run", "summarize"]
+__all__ = [
+    "Golden",
+    "LoadReport",
+    "Question",
+    "Sample",
+    "Target",
+    "fetch_releases",
+    "gateway_outputs",
+    "measure",
+    "read_samples",
+    "run",
+    "summarize",
+]

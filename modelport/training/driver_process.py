@@ -37,8 +37,8 @@ class DriverProcess:
         self._temporary = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=_PLACE))
         self._pipe, theirs = multiprocessing.Pipe()
         logs.mkdir(parents=True, exist_ok=True)
-        self._log = logs / "driver.log"
-        with self._log.open("wb") as stream:
+        self.log = logs / "driver.log"
+        with self.log.open("wb") as stream:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "modelport.training.driver", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
@@ -79,7 +79,7 @@ class DriverProcess:
             reason = f"{how} {'unknown' if end is None else end.si_status}"
             raise ModelportError(
                 f"the training process ended unexpectedly ({reason})",
-                file=self._log,
+                file=self.log,
                 remedy="see whether memory ran out; its last checkpoint is safe: the same command goes on from there",
             ) from error
         return received

@@ -19,13 +19,15 @@ from modelport.objects import ObjectStore
 from modelport.project import state_folder
 from modelport.training.checkpoints import CheckpointStore, LocalCheckpoints, ObjectCheckpoints
 from modelport.training.driver_process import DriverProcess
-from modelport.training.events import Ended, EpochDone, Event, Failed, Note, Started
+from modelport.training.events import Ended, EpochDone, Event, Failed, Note, Ready, Started
 from modelport.training.identity import environment, requirements, run_key
 from modelport.training.journal import Journal
 from modelport.training.tracking import RunRecord, Tracker
 from modelport.training.worker import Job
 
 POLL_INTERVAL_S = 0.2
+START_LIMIT_S = 180
+"""Within this Ray must be there; it takes 10 s where nothing else runs."""
 PATIENCE_VARIABLE = "MODELPORT_PATIENCE_S"
 """Environment variable: seconds for which a worker waits for an object store that is away (default 60)."""
 
@@ -56,6 +58,8 @@ class TrainingResult:
     """Whether this call went on with an earlier one's work, or found it finished."""
     seconds: float
     """Spent in epochs, over all attempts."""
+    mlflow_url: str = ""
+    """Page of the run in MLflow."""
 
 
 def start(
@@ -191,6 +195,7 @@ class _Training:
             run=self.run,
             run_key=self.key,
             mlflow_run_id="" if tracker is None else tracker.run_id,
+            mlflow_url="" if tracker is None else tracker.url,
             checkpoint=self.store.fetch(best, self.folder_of_run / "checkpoints"),
             best_epoch=best.epoch,
             metrics=journal.record(best.epoch).metrics,
@@ -236,10 +241,17 @@ class _Training:
     def _watch(self, driver: DriverProcess, tracker: Tracker | None, logs: Path) -> None:
         """Pass on events until the workers are done; raises what ended them before."""
         limit = self.spec.train.time_limit
-        deadline = time.monotonic() + duration_seconds(limit)
+        began = time.monotonic()
+        ready = False
         while True:
             self._tell_notes()
-            if time.monotonic() > deadline:
+            if not ready and time.monotonic() - began > START_LIMIT_S:
+                raise ModelportError(
+                    f"Ray did not start within {START_LIMIT_S} s",
+                    file=driver.log,
+                    remedy="see there why; if RAY_ADDRESS is set, that cluster must be reachable",
+                )
+            if time.monotonic() - began > duration_seconds(limit):
                 raise ModelportError(
                     f"the training was stopped at its time limit of {limit}; its last checkpoint is safe",
                     key="train.time_limit",
@@ -260,6 +272,7 @@ class _Training:
                     file=logs / _TRACEBACK_FILE,
                     remedy="its last checkpoint is safe: the same command goes on from there",
                 )
+            ready = ready or isinstance(event, Ready)
             if event is not None:
                 self.tell(event)
             if isinstance(event, EpochDone) and tracker is not None:

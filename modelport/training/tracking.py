@@ -4,6 +4,7 @@ MLflow may be away for a while or for good: training goes on, and what could not
 epoch, at the end, or when the same command is run again. Sending twice changes nothing there.
 """
 
+import os
 import queue
 import tempfile
 import threading
@@ -46,10 +47,13 @@ class Tracker:
     def __init__(self, connection: Connection, record: RunRecord, notes: "queue.SimpleQueue[str]") -> None:
         """Begin; remarks for the user are put into `notes`."""
         connection.configure_tracking()
+        # What the user should see of MLflow is ours to print.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         self._uri = connection.tracking_uri
         self._record = record
         self._notes = notes
         self._run_id = ""
+        self._experiment_id = ""
         self._described = False
         self._kept = False
         self._sent = 0
@@ -67,6 +71,12 @@ class Tracker:
     def run_id(self) -> str:
         """MLflow's id of the run; empty while MLflow has not been reached."""
         return self._run_id
+
+    @property
+    def url(self) -> str:
+        """Page of the run; that of the server while MLflow has not been reached."""
+        page = f"/#/experiments/{self._experiment_id}/runs/{self._run_id}" if self._run_id else ""
+        return self._uri + page
 
     def update(self, journal: Journal) -> None:
         """Take note of how far the run is. Returns at once."""
@@ -162,6 +172,7 @@ class Tracker:
                 experiment_id = experiment.experiment_id
         else:
             experiment_id = experiment.experiment_id
+        self._experiment_id = experiment_id
         found = client.search_runs([experiment_id], f"tags.`{RUN_TAG}` = '{self._record.run}'", max_results=1)
         if found:
             return found[0].info.run_id

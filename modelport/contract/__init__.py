@@ -18,19 +18,19 @@ from modelport.contract.spec import (
 )
 from modelport.contract.tasks import TASKS, Task, TaskTable, Tensor
 from modelport.contract.triton import (
+    CONFIG_FILE,
     InstanceSettings,
-    Problem,
     RenderedRelease,
     TritonPipeline,
-    check_graph,
-    check_pipeline,
     parse_config,
     read_config,
     read_pipeline,
     render,
 )
+from modelport.contract.triton_check import Problem, check_graph, check_pipeline
 
 __all__ = [
+    "CONFIG_FILE",
     "TASKS",
     "Bundle",
     "ClassSpec",

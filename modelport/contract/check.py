@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 from modelport.contract.discovery import ModelFolder
-from modelport.contract.triton import Problem, check_pipeline
+from modelport.contract.triton_check import Problem, check_pipeline
 from modelport.errors import BadInput
 from modelport.imaging import decode
 

@@ -125,6 +125,8 @@ class DemoReport(BaseModel):
             verdict = "passed" if gate.passed else "FAILED"
             minimum = f"minimum {gate.minimum:g}{self._override()}"
             rows.append(("gate", f"{verdict}: {gate.metric} {gate.value:.3f}, {minimum}"))
+            if gate.overridden:
+                rows.append(("mind", "a short training on a few images shows the way; this is not a good model"))
         if release := self.release:
             rows.append(("release", f"{release.version}, {release.files} files, {release.bytes / 1e6:.1f} MB"))
             rows.append(("digest", release.digest))

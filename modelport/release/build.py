@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelport.connection import Connection, Role
-from modelport.contract import ModelFolder, ModelSpec
+from modelport.contract import CONFIG_FILE, ModelFolder, ModelSpec
 from modelport.contract.spec import SPEC_FILE
-from modelport.contract.triton import CONFIG_FILE
 from modelport.errors import BadInput, Unavailable
 from modelport.imaging import decode
 from modelport.objects import NotFound, ObjectStore

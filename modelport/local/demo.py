@@ -120,11 +120,13 @@ def _run(root: Path, settings: DemoSettings, steps: "_Steps", demo: Demo) -> Non
         )
         report.gate = _gate(evidence, folder)
         report.metrics = MetricsSection(selection=result.metrics, held_out=evidence.metrics)
-        said.append(f"{evidence.summary()}, the demo's own minimum (model.yaml: {folder.spec.gate.minimum:g})")
+        said.append(evidence.summary())
+        said.append(f"{settings.minimum:g} is this demo's minimum, model.yaml's is {folder.spec.gate.minimum:g}")
         if not evidence.passed:
             raise GateFailed(
                 f"release {built.digest[:12]} is registered and not promoted: {'; '.join(evidence.reasons)}",
-                remedy="what was served before goes on; train longer, such as with --set train.epochs=60",
+                remedy="what was served before goes on; train longer, such as with --set train.epochs=60, "
+                "or run the demo beside it: MODELPORT_STATE=ANOTHER_FOLDER make demo",
             )
 
     with steps.step("promotion") as said:

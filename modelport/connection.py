@@ -84,6 +84,8 @@ class Connection(BaseModel):
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+        # Otherwise the client prints addresses between the lines of a training; commands print their own.
+        os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 

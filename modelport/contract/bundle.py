@@ -106,6 +106,7 @@ def _belongs(relative: Path) -> bool:
 
 def _learning_part(content: bytes) -> bytes:
     spec = parse_spec(content.decode())
-    learned = spec.model_dump(mode="json", include={"name", "task", "classes", "data"})
+    learned = spec.model_dump(mode="json", include={"name", "task", "data"})
+    learned["classes"] = [label.name for label in spec.classes]
     learned["train"] = spec.train.model_dump(mode="json", include={"parameters", "seed", "select"})
     return json.dumps(learned, sort_keys=True, separators=(",", ":")).encode()

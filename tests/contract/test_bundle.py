@@ -30,6 +30,8 @@ def test_the_bundle_is_the_same_bytes_whatever_the_clock_and_holds_no_samples(fo
         ("model.yaml", "epochs: 2", "epochs: 3", True),
         ("model.yaml", "owner: tests", "owner: somebody", False),
         ("model.yaml", "minimum: 0.5", "minimum: 0.6", False),
+        ("model.yaml", "#00ff00", "#00ff01", False),
+        ("model.yaml", "name: spot,", "name: dot,", True),
     ],
 )
 def test_the_code_version_changes_with_what_is_learned_only(

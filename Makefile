@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test lint unit check format down locks schema benchmarks clean
+.PHONY: help setup demo test lint unit check format down tools locks schema pin-images network-docs benchmarks clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,12 +40,22 @@ lint: setup ## formatting, lint, types, directions of imports, model folders
 unit: setup ## every test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
+tools: setup ## build the programs that tests of the infrastructure run; ten minutes the first time
+	@$(BIN)/python -m tools
+
 format: setup ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-schema: setup ## write the JSON schema that model.yaml points editors to
+schema: setup ## write the JSON schema of model.yaml, and the component package's
 	$(BIN)/modelport schema > docs/model.schema.json
+	$(BIN)/python -m components.package > components/schema.json
+
+pin-images: setup ## ask the registries for the digests of external images (needs skopeo)
+	$(BIN)/python -m tools.pin_images
+
+network-docs: setup ## write docs/network.md from the matrix of who may talk to whom
+	$(BIN)/python -m infra.network > docs/network.md
 
 benchmarks: setup ## side-by-side measurements; see benchmarks/README.md
 	$(BIN)/python benchmarks/serving_overhead.py
@@ -57,11 +67,14 @@ locks: ## compile locks/ anew from pyproject.toml
 	@test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --require-hashes -r locks/uv.txt; }
 	$(LOCK) --all-extras --group dev pyproject.toml -o locks/dev.txt
 	$(LOCK) -c locks/dev.txt pyproject.toml -o locks/core.txt
-	for extra in infra train promote serve loadtest local; do \
+	for extra in cluster infra train promote serve loadtest platform local; do \
 		$(LOCK) -c locks/dev.txt --extra $$extra pyproject.toml -o locks/$$extra.txt || exit 1; done
 	$(LOCK) -c locks/dev.txt locks/uv.in -o locks/uv.txt
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--custom-compile-command "make locks" --no-deps locks/triton.in -o locks/triton.txt
+	$(LOCK) --no-deps locks/go.in -o locks/go.txt
+	$(LOCK) locks/policy.in -o locks/policy.txt
+	$(LOCK) --override locks/checks.overrides locks/checks.in -o locks/checks.txt
 
 clean: ## remove environments and built files; the platform's state stays
 	rm -rf .venv .venv-triton build

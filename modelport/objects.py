@@ -1,7 +1,8 @@
 """The object store, over S3: whole objects, conditional writes, and errors that say who was refused what.
 
 Conditional writes (``If-None-Match: *`` and ``If-Match``) are what keeps two writers from both winning; SeaweedFS,
-MinIO and Amazon S3 implement them alike.
+MinIO and Amazon S3 implement them alike. Others ignore the conditions in silence (Google Cloud Storage's S3 API does):
+where a lost race must not go unnoticed, `ObjectStore.require_conditions` finds that out first.
 """
 
 import os
@@ -17,6 +18,11 @@ from modelport.errors import Conflict, ModelportError, Refused, Unavailable
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
+
+
+_PROBE = ".probe"
+_STALE_ETAG = f'"{"0" * 32}"'
+"""Of no object: a write that it is the condition of has to fail."""
 
 
 class NotFound(ModelportError):
@@ -45,6 +51,7 @@ class ObjectStore:
         self.bucket = bucket
         self.identity = identity
         self.endpoint = endpoint
+        self._conditional = False
 
     @classmethod
     def connect(cls, connection: Connection, role: Role) -> "ObjectStore":
@@ -118,6 +125,35 @@ class ObjectStore:
             else:
                 answer = self.client.put_object(Bucket=self.bucket, Key=key, Body=data, IfMatch=etag)
             return answer["ETag"]
+
+    def require_conditions(self, prefix: str) -> None:
+        """Make sure, once, that this store honours the conditions of `put_new` and `replace`.
+
+        Leaves a probe object under `prefix`, which this identity must be allowed to write.
+
+        Raises:
+            Refused: it ignores them: two writers at once would both win, and none would be told.
+        """
+        if self._conditional:
+            return
+        key = f"{prefix}{_PROBE}"
+        # Whether it was there already or not: the second of two cannot be new.
+        honoured = not self.put_new(key, b"") or not self.put_new(key, b"")
+        if honoured:
+            try:
+                self.replace(key, b"", _STALE_ETAG)
+                honoured = False
+            except Conflict:
+                pass
+        if not honoured:
+            raise Refused(
+                f"the object store at {self.endpoint} ignores conditional writes: of two writers at once both would "
+                "win, and one be lost in silence",
+                file=f"s3://{self.bucket}/{key}",
+                remedy="use a store that honours If-None-Match and If-Match when writing: MinIO, SeaweedFS, Amazon S3 "
+                "(Google Cloud Storage's S3 API does not)",
+            )
+        self._conditional = True
 
     def upload(self, path: Path, key: str) -> None:
         """Write a file's content as an object, in parts when it is large."""

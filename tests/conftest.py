@@ -17,6 +17,9 @@ from modelport.errors import Unavailable
 from modelport.local import down, ports, s3, up
 from modelport.local.layout import Layout
 from modelport.local.processes import marked
+from tests.cluster.fixtures import control_plane
+
+__all__ = ["control_plane"]
 
 PROJECT = Path(__file__).resolve().parent.parent
 

@@ -1,11 +1,16 @@
 import threading
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from modelport.connection import Connection, Role
 from modelport.errors import BadInput, Conflict, Refused, Unavailable
 from modelport.objects import NotFound, ObjectStore
+from modelport.promotion import Action, LogEntry, PromotionLog
+from modelport.promotion.log import append
 
 
 @pytest.fixture
@@ -98,3 +103,61 @@ def test_a_connection_file_is_private_and_says_what_it_lacks(s3_connection: Conn
         Connection.load(path)
     with pytest.raises(Unavailable, match="modelport local up"):
         Connection.load(tmp_path / "nothing.json")
+
+
+class _Deaf(BaseHTTPRequestHandler):
+    """As much of S3 as a probe needs, from a store that does not look at conditions (or only at the first kind)."""
+
+    protocol_version = "HTTP/1.1"
+    objects: ClassVar[set[str]] = set()
+    heeds_if_none_match = False
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        taken = self.heeds_if_none_match and "If-None-Match" in self.headers and self.path in self.objects
+        self.objects.add(self.path)
+        self.send_response(412 if taken else 200)
+        self.send_header("ETag", '"1"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("heeds_if_none_match", [False, True])
+def test_a_store_that_ignores_conditions_is_refused_before_a_promotion(
+    s3_connection: Connection, heeds_if_none_match: bool
+) -> None:
+    answers = {"heeds_if_none_match": heeds_if_none_match, "objects": set[str]()}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Deaf,), answers))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        store = ObjectStore.connect(s3_connection.model_copy(update={"s3_endpoint": endpoint}), Role.PROMOTER)
+        with pytest.raises(Refused, match="ignores conditional writes") as caught:
+            append(store, PromotionLog("m", (), None), entry())
+        assert "MinIO" in (caught.value.remedy or "")
+        assert all("log.json" not in path for path in answers["objects"]), "nothing of the promotion was written"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_store_that_honours_conditions_passes_again_and_again(s3_connection: Connection) -> None:
+    for _ in range(2):  # the second process finds the first one's probe
+        store = ObjectStore.connect(s3_connection, Role.PROMOTER)
+        store.require_conditions("promotions/")
+        assert store.exists("promotions/.probe")
+    assert append(store, PromotionLog("probed", (), None), entry()).etag
+
+
+def test_an_identity_that_may_not_write_there_is_told_so_by_the_probe(s3_connection: Connection) -> None:
+    with pytest.raises(Refused, match="trainer identity may not write"):
+        ObjectStore.connect(s3_connection, Role.TRAINER).require_conditions("promotions/")
+
+
+def entry() -> LogEntry:
+    fields = {"seq": 1, "time": datetime.now(UTC), "who": "tester", "action": Action.PROMOTE, "from": None}
+    fields |= {"to": "a" * 64, "why": "a test", "evidence": None, "evidence_sha256": None, "previous": None}
+    return LogEntry.model_validate(fields)

@@ -29,6 +29,7 @@ _COMMANDS = {
 _HIDDEN = {
     "agent": ("modelport.cli.serving:agent", "Keep a Triton serving the desired versions."),
     "gateway": ("modelport.cli.serving:gateway", "Serve the REST API."),
+    "submit": ("modelport.cli.train:submit", "Submit a training to the cluster."),
 }
 
 

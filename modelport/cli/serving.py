@@ -28,7 +28,10 @@ def _log_to_stderr() -> None:
 )
 @click.option("--models", default="", help="Models to serve, with commas [default: all that the source knows].")
 @click.option(
-    "--source", default="log", show_default=True, help="`log` (the promotion logs) or a JSON file {model: digest}."
+    "--source",
+    default="log",
+    show_default=True,
+    help="`log` (the promotion logs) or a JSON file {model: digest or null}; null follows the model's promotion log.",
 )
 @click.option("--listen", default="127.0.0.1:8090", show_default=True, help="HOST:PORT of /state, /readyz, /metrics.")
 @click.option("--replica", default="", help="Name of this replica [default: the machine's].")

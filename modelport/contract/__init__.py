@@ -2,7 +2,7 @@
 
 from modelport.contract.bundle import Bundle, pack, unpack
 from modelport.contract.check import check
-from modelport.contract.discovery import ModelFolder, discover, find_model
+from modelport.contract.discovery import ModelFolder, discover, find_model, unpack_model
 from modelport.contract.spec import (
     ClassSpec,
     Direction,
@@ -63,4 +63,5 @@ __all__ = [
     "read_pipeline",
     "render",
     "unpack",
+    "unpack_model",
 ]

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 
 from modelport.contract import bundle, triton
-from modelport.contract.spec import ModelSpec, load_spec
+from modelport.contract.spec import SPEC_FILE, ModelSpec, load_spec, parse_spec
 from modelport.errors import BadInput
 from modelport.project import project_root
 
@@ -52,6 +52,29 @@ def discover(root: Path) -> list[ModelFolder]:
     return [
         ModelFolder(path) for path in sorted(models.iterdir()) if path.is_dir() and not path.name.startswith((".", "_"))
     ]
+
+
+def unpack_model(file: Path, name: str, root: Path) -> ModelFolder:
+    """The model folder that a packed bundle holds, written to ``models/<name>`` under `root`.
+
+    Raises:
+        BadInput: the file is not there, or is no bundle of this model.
+    """
+    try:
+        packed = file.read_bytes()
+    except OSError as error:
+        raise BadInput(f"cannot be read: {error.strerror}", file=file, key="--bundle") from None
+    folder = ModelFolder(root / "models" / name)
+    try:
+        bundle.unpack(packed, folder.path)
+    except BadInput as error:
+        raise BadInput(
+            error.message, file=file, key="--bundle", remedy="it is made by modelport.contract.pack"
+        ) from None
+    found = parse_spec((folder.path / SPEC_FILE).read_text()).name if (folder.path / SPEC_FILE).is_file() else None
+    if found != name:
+        raise BadInput(f"is a bundle of {found or 'no model'}, not of {name}", file=file, key="--bundle")
+    return folder
 
 
 def find_model(name: str, root: Path | None = None) -> ModelFolder:

@@ -89,6 +89,7 @@ class WorkersSpec(_Section):
     cpus: float = Field(default=1, gt=0, description="Processor cores of each worker.")
     gpus: int = Field(default=0, ge=0, le=16, description="GPUs of each worker.")
     memory: Quantity = Field(default="4Gi", description="Memory of each worker.")
+    gpu_memory: Quantity | None = Field(default=None, description="Memory that each GPU must have at least.")
     accelerator: str | None = Field(
         default=None, description="Kind of GPU wanted, such as nvidia-l4; null takes any that the stack has."
     )
@@ -136,6 +137,10 @@ class ServeSpec(_Section):
     cpus: float = Field(default=1, gt=0, description="Processor cores of each replica.")
     gpus: int = Field(default=0, ge=0, le=8, description="GPUs of each replica.")
     memory: Quantity = Field(default="2Gi", description="Memory of each replica.")
+    gpu_memory: Quantity | None = Field(default=None, description="Memory that each GPU must have at least.")
+    accelerator: str | None = Field(
+        default=None, description="Kind of GPU wanted, such as nvidia-l4; null takes any that the stack has."
+    )
     instances: dict[Name, Annotated[int, Field(ge=1, le=64)]] = Field(
         default_factory=dict, description="Parallel instances by step (preprocess, network, postprocess); 1 by default."
     )

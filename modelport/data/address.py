@@ -1,7 +1,7 @@
 """Where datasets lie in the bucket."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -78,18 +78,51 @@ def latest_key(name: str) -> str:
     return f"{Kind.DATASETS}/{name}/latest.json"
 
 
+def find_latest(store: ObjectStore, name: str) -> Latest | None:
+    """Which version of a dataset was pushed last; None if none was.
+
+    Raises:
+        BadInput: the pointer to it is damaged.
+    """
+    place = f"s3://{store.bucket}/{latest_key(name)}"
+    try:
+        return Latest.model_validate_json(store.get(latest_key(name)))
+    except NotFound:
+        return None
+    except ValidationError as error:
+        raise BadInput(f"is damaged: {error}", file=place, remedy="push the dataset again") from None
+
+
 def read_latest(store: ObjectStore, name: str) -> Latest:
     """Which version of a dataset was pushed last.
 
     Raises:
         BadInput: none was.
     """
-    place = f"s3://{store.bucket}/{latest_key(name)}"
-    try:
-        return Latest.model_validate_json(store.get(latest_key(name)))
-    except NotFound:
-        raise BadInput(
-            f"no dataset {name!r} was pushed", file=place, remedy=f"`modelport data push {name} PATH` puts one there"
-        ) from None
-    except ValidationError as error:
-        raise BadInput(f"is damaged: {error}", file=place, remedy="push the dataset again") from None
+    latest = find_latest(store, name)
+    if latest is None:
+        place = f"s3://{store.bucket}/{latest_key(name)}"
+        remedy = f"`modelport data push {name} PATH` puts one there"
+        raise BadInput(f"no dataset {name!r} was pushed", file=place, remedy=remedy)
+    return latest
+
+
+def dataset_uri(bucket: str, name: str, digest: str | None = None) -> str:
+    """Address of a version of a dataset; of the one that was pushed last without `digest`."""
+    return f"s3://{bucket}/" + (manifest_key(Kind.DATASETS, name, digest) if digest else f"{Kind.DATASETS}/{name}")
+
+
+def pinned(store: ObjectStore, uri: str) -> Address | None:
+    """The one version that an ``s3://`` address means now, with its digest; None if none was pushed.
+
+    Raises:
+        BadInput: it is no address of a dataset in this bucket.
+    """
+    address = Address.parse(uri)
+    if address is None or address.bucket != store.bucket:
+        where = dataset_uri(store.bucket, "NAME")
+        raise BadInput("is not on this platform's S3", file=uri, remedy=f"write {where}")
+    if address.digest is not None:
+        return address
+    latest = find_latest(store, address.name)
+    return None if latest is None else replace(address, digest=latest.digest)

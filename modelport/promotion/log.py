@@ -75,9 +75,12 @@ class PromotionLog:
         return list(dict.fromkeys(entry.to for entry in reversed(self.entries)))
 
 
+_PREFIX = "promotions/"
+
+
 def log_key(model: str) -> str:
     """Key of a model's log."""
-    return f"promotions/{model}/log.json"
+    return f"{_PREFIX}{model}/log.json"
 
 
 def read_log(store: ObjectStore, model: str) -> PromotionLog:
@@ -120,7 +123,9 @@ def append(store: ObjectStore, log: PromotionLog, entry: LogEntry) -> PromotionL
 
     Raises:
         Conflict: somebody else changed the desired version first; nothing was written.
+        Refused: this identity may not write it, or the store would let two promotions at once both win.
     """
+    store.require_conditions(_PREFIX)
     entries = (*log.entries, entry)
     data = canonical_json(_Document(entries=entries).model_dump(mode="json", by_alias=True))
     try:

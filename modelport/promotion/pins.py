@@ -9,6 +9,9 @@ from typing import Any
 
 from modelport.errors import BadInput
 
+STACK_KEY = "modelport:versions"
+"""Where a stack's file pins models."""
+
 
 @dataclass(frozen=True)
 class Pins:
@@ -32,7 +35,9 @@ NO_PINS = Pins()
 
 
 def read_pins(file: Path | None) -> Pins:
-    """Read a YAML mapping of models to digests; no file pins nothing.
+    """Read a YAML mapping of models to digests, or a stack's file that has one; no file pins nothing.
+
+    A stack's file is known by its ``config``; its pins are under ``modelport:versions``.
 
     Raises:
         BadInput: it is no such mapping.
@@ -51,6 +56,8 @@ def read_pins(file: Path | None) -> Pins:
         raise BadInput(f"cannot be read: {error}", file=file, remedy=remedy) from None
     if data is None:
         return Pins({}, file)
+    if isinstance(data, dict) and isinstance(data.get("config"), dict):  # pyright: ignore[reportUnknownMemberType]
+        data = data["config"].get(STACK_KEY) or {}
     if not isinstance(data, dict):
         raise BadInput("is not a mapping of models to digests", file=file, remedy=remedy)
     digests: dict[str, str] = {}

@@ -36,7 +36,10 @@ class ReplicaState(_Message):
     """One replica: an agent and its Triton."""
 
     replica: str = Field(description="Name of the replica, unique in its pool.")
-    ready: bool = Field(description="Triton answers, and every model is either served or refused for a stated reason.")
+    ready: bool = Field(
+        description="Triton answers, and every model is served, refused for a stated reason, or has no version yet; a "
+        "model that was added later is not waited for while others are served."
+    )
     models: dict[str, ModelState] = Field(description="By name of the model.")
     source_error: str | None = Field(
         default=None, description="Why the source of desired versions cannot be read now; what was known goes on."

@@ -33,10 +33,12 @@ class Channel:
 
     @classmethod
     def open(cls) -> "Channel":
-        """A new mailbox in the connected cluster."""
+        """A new mailbox, on this machine of the connected cluster: workers' machines may be taken away."""
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        mailbox: Any = ray.remote(num_cpus=0)(_Mailbox)
+        here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        mailbox: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(_Mailbox)
         return cls(mailbox.remote())
 
     def tell(self, event: Event) -> None:

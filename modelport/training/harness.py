@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from modelport.connection import Connection, Role
-from modelport.contract import Bundle, ModelFolder, ModelSpec, apply_overrides, duration_seconds
+from modelport.contract import Bundle, ModelFolder, ModelSpec, duration_seconds
 from modelport.data import Dataset, load_dataset
 from modelport.errors import BadInput, Conflict, ModelportError
 from modelport.objects import ObjectStore
@@ -20,7 +20,15 @@ from modelport.project import state_folder
 from modelport.training.checkpoints import CheckpointStore, LocalCheckpoints, ObjectCheckpoints
 from modelport.training.driver_process import DriverProcess
 from modelport.training.events import Ended, EpochDone, Event, Failed, Note, Ready, Started
-from modelport.training.identity import environment, requirements, run_key
+from modelport.training.identity import (
+    KEY_LENGTH,
+    environment,
+    is_run_of,
+    ordered_spec,
+    requirements,
+    run_key,
+    run_name,
+)
 from modelport.training.journal import Journal
 from modelport.training.tracking import RunRecord, Tracker
 from modelport.training.worker import Job
@@ -70,6 +78,7 @@ def start(
     workers: int | None = None,
     connection: Connection | None = None,
     again: bool = False,
+    run: str | None = None,
     checkpoints_on_s3: bool = False,
     progress: Callable[[Event], None] | None = None,
 ) -> TrainingResult:
@@ -82,19 +91,18 @@ def start(
         workers: Number of training processes; None takes the specification's.
         connection: The platform; None trains without MLflow, from and to local files.
         again: Train anew even if the same training is finished.
+        run: Name of the run to do, or to find finished; None takes the last one of this training.
         checkpoints_on_s3: Keep checkpoints on the object store instead of in the state folder.
         progress: Called with every event, from the calling thread.
 
     Raises:
         BadInput: the folder, an override, the dataset or what ``train.py`` reports is wrong.
-        Conflict: the same training is running.
+        Conflict: the same training is running, or this is not the training that `run` is of.
         Unavailable: the object store is away; the last checkpoint is safe.
         ModelportError: ``train.py`` failed, workers were lost too often, or the time limit was reached.
     """
     tell = progress or _tell_nobody
-    if workers is not None:
-        overrides = [*overrides, f"train.workers.count={workers}"]
-    spec = apply_overrides(folder.spec, overrides)
+    spec = ordered_spec(folder.spec, overrides, workers)
     bundle = folder.bundle()
     if checkpoints_on_s3 and connection is None:
         raise BadInput(
@@ -109,9 +117,23 @@ def start(
         tell(Note(remark))
     key = run_key(spec, bundle.digest, dataset.digest, spec.train.workers.count)
 
+    if run is not None and not is_run_of(run, key):
+        raise Conflict(
+            f"run {run} was asked for, but this is training {key[:KEY_LENGTH]}: the folder, its parameters or the "
+            "dataset are not what they were then",
+            file=folder.path,
+            key="--run",
+            remedy="submit it again, as it is now",
+        )
+
     runs = state / "runs" / spec.name
-    with _only_one(runs, key[:12]):
-        run, store = find_run(runs, spec.name, key[:12], objects if checkpoints_on_s3 else None, again)
+    with _only_one(runs, run_name(key)):
+        on_store = objects if checkpoints_on_s3 else None
+        run, store = (
+            find_run(runs, spec.name, key, on_store, again)
+            if run is None
+            else (run, checkpoints_of(runs, spec.name, run, on_store))
+        )
         training = _Training(
             folder=folder,
             spec=spec,
@@ -344,16 +366,21 @@ def _prefix(model: str, run: str) -> str:
     return f"checkpoints/{model}/{run}"
 
 
+def checkpoints_of(runs: Path, model: str, run: str, objects: ObjectStore | None) -> CheckpointStore:
+    """Keeper of a run's checkpoints, on the object store where there is one."""
+    if objects is None:
+        return LocalCheckpoints(runs / run)
+    return ObjectCheckpoints(objects, _prefix(model, run))
+
+
 def find_run(runs: Path, model: str, key: str, objects: ObjectStore | None, again: bool) -> tuple[str, CheckpointStore]:
     """Name and keeper of the run to do: the last one of this key, or a further one if `again` and it is finished."""
     finished: tuple[str, CheckpointStore] | None = None
     number = 0
     while True:
         number += 1
-        run = key if number == 1 else f"{key}-{number}"
-        store: CheckpointStore = (
-            LocalCheckpoints(runs / run) if objects is None else ObjectCheckpoints(objects, _prefix(model, run))
-        )
+        run = run_name(key, number)
+        store = checkpoints_of(runs, model, run, objects)
         journal = store.read()
         if journal is not None and journal.finished:
             finished = run, store

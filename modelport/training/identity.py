@@ -5,12 +5,23 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modelport.contract import ModelSpec
+from modelport.contract import ModelSpec, apply_overrides
+
+KEY_LENGTH = 12
+"""Hexadecimal digits of a key that names of runs and of what trains them hold."""
 
 _NAMED = ("modelport", "torch", "torchvision", "ray", "mlflow", "numpy", "pillow", "onnx", "onnxruntime")
+
+
+def ordered_spec(spec: ModelSpec, overrides: Sequence[str], workers: int | None) -> ModelSpec:
+    """The specification that a training follows: with its overrides, and another number of workers if one was given."""
+    if workers is not None:
+        overrides = [*overrides, f"train.workers.count={workers}"]
+    return apply_overrides(spec, overrides)
 
 
 def run_key(spec: ModelSpec, code_digest: str, data_digest: str, workers: int) -> str:
@@ -27,6 +38,16 @@ def run_key(spec: ModelSpec, code_digest: str, data_digest: str, workers: int) -
         "workers": workers,
     }
     return hashlib.sha256(json.dumps(learned, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def run_name(key: str, number: int = 1) -> str:
+    """Name of the n-th run of a key; a further one begins where the same training is wanted again."""
+    return key[:KEY_LENGTH] if number == 1 else f"{key[:KEY_LENGTH]}-{number}"
+
+
+def is_run_of(run: str, key: str) -> bool:
+    """Whether this is the name of a run of this key."""
+    return re.fullmatch(rf"{key[:KEY_LENGTH]}(-[1-9][0-9]*)?", run) is not None
 
 
 def environment() -> Mapping[str, Any]:

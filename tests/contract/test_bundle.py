@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from modelport.contract import ModelFolder, pack, unpack
+from modelport.contract import ModelFolder, discover, pack, unpack, unpack_model
 from modelport.errors import BadInput
 
 Edit = Callable[[str, str, str], ModelFolder]
@@ -58,3 +58,26 @@ def test_a_folder_too_large_for_a_configmap_names_its_largest_file(folder: Model
     (folder.path / "weights.txt").write_bytes(random.Random(0).randbytes(2_000_000))
     with pytest.raises(BadInput, match=r"weights\.txt"):
         folder.bundle().to_bytes()
+
+
+def test_a_bundle_file_becomes_a_project_with_the_same_model(folder: ModelFolder, tmp_path: Path) -> None:
+    file = tmp_path / "bundle.tar.gz"
+    file.write_bytes(folder.bundle().to_bytes())
+    found = unpack_model(file, folder.name, tmp_path / "project")
+    assert found.path == tmp_path / "project" / "models" / folder.name
+    assert found.bundle().digest == folder.bundle().digest
+    assert [image.name for image in found.golden] == [image.name for image in folder.golden]
+    assert discover(tmp_path / "project") == [found]
+
+
+def test_a_bundle_file_of_something_else_is_refused(folder: ModelFolder, tmp_path: Path) -> None:
+    file = tmp_path / "bundle.tar.gz"
+    with pytest.raises(BadInput, match="No such file") as caught:
+        unpack_model(file, folder.name, tmp_path / "project")
+    assert caught.value.file == str(file)
+    file.write_bytes(folder.bundle().to_bytes())
+    with pytest.raises(BadInput, match=f"a bundle of {folder.name}, not of another"):
+        unpack_model(file, "another", tmp_path / "project")
+    file.write_bytes(b"this is no archive")
+    with pytest.raises(BadInput, match="not a bundle"):
+        unpack_model(file, folder.name, tmp_path / "project")

@@ -255,3 +255,40 @@ def test_a_trainers_key_cannot_publish_what_an_agent_would_serve(stand) -> None:
     store = ObjectStore.connect(stand.connection, Role.TRAINER)
     with pytest.raises(Refused):
         store.put("promotions/stolen/log.json", json.dumps({}).encode())
+
+
+def test_a_file_without_a_model_takes_it_away_and_leaves_the_others_in_traffic(stand, start) -> None:
+    stays, goes, image = "stays", "goes", tiny.image()
+    kept, gone = stand.publish(stays), stand.publish(goes, threshold=0.6)
+    agent = start.agent()
+    agent.want({stays: kept})
+    agent.serving(stays, kept)
+    assert agent.get("/readyz").is_success
+
+    # A model that is new here, with nothing promoted: the replica stays in traffic for the one that it serves.
+    agent.pins.write_text(json.dumps({stays: kept, goes: None}))
+    until(lambda: goes in agent.state().models, "the new model to be known")
+    assert agent.get("/readyz").is_success
+    agent.pins.write_text(json.dumps({stays: kept, goes: gone}))
+    until(lambda: agent.get("/readyz").is_success and agent.state().models[goes].serving == gone, "the new model")
+
+    agent.pins.write_text(json.dumps({stays: kept}))
+    until(lambda: list(agent.state().models) == [stays], "the model to go")
+    until(lambda: stand.loaded(goes) == [], "its alias, release and steps to be unloaded")
+    assert not [path for path in stand.repository.iterdir() if path.name.partition(".")[0] == goes]
+    assert not (agent.cache / goes).exists(), "a restarted agent must not bring it back"
+    assert 'converged{model="goes"}' not in agent.get("/metrics").text, "or its alert would never end"
+    assert np.array_equal(stand.ask(stays, image), tiny.answer(image, 0.5)["mask"])
+    assert agent.get("/readyz").is_success
+
+    agent.pins.write_text(json.dumps({stays: kept, goes: gone}))
+    agent.serving(goes, gone)
+
+
+def test_a_replica_whose_only_model_has_no_version_yet_is_ready(stand, start) -> None:
+    agent = start.agent()
+    agent.pins.write_text(json.dumps({"unpromoted": None}))
+    until(lambda: "unpromoted" in agent.state().models, "the model to be known")
+    until(lambda: agent.get("/readyz").is_success, "the replica to be ready: there is nothing to wait for")
+    state = agent.state().models["unpromoted"]
+    assert (state.desired, state.serving, state.error) == (None, None, None)

@@ -35,9 +35,9 @@ class AgentSettings:
     cache: Path | None = None
     """Folder of verified releases; None puts it beside the repository, as ``<repository>.cache``."""
     models: tuple[str, ...] = ()
-    """Models to serve; none means every model that the source knows."""
+    """Models to serve; none means every model that the source knows (those of the file, and no others)."""
     pins: Path | None = None
-    """File of pinned digests ``{model: digest}``; None follows the promotion logs."""
+    """File ``{model: digest or null}``; None follows the promotion logs."""
     replica: str = ""
     """Name of this replica; empty takes the machine's."""
     gpu: bool = False
@@ -62,11 +62,12 @@ class Agent:
         self._source: Source = (
             LogSource(self._store, settings.models)
             if settings.pins is None
-            else FileSource(settings.pins, settings.models)
+            else FileSource(settings.pins, self._store, settings.models)
         )
         self.metrics = AgentMetrics()
         self._replica = settings.replica or socket.gethostname()
         self._workers: dict[str, ModelWorker] = {}
+        self._was_ready = False
         self._asked = False
         self._source_error: str | None = None
         self._stop = threading.Event()
@@ -105,15 +106,17 @@ class Agent:
         """What is so now."""
         workers = dict(self._workers)
         models = {model: worker.state for model, worker in sorted(workers.items())}
-        settled = all(worker.settled for worker in workers.values())
-        serves = any(state.serving for state in models.values())
-        ready = self._asked and settled and (serves or not models)
+        settled = not any(worker.holds_up for worker in workers.values())
+        useful = any(state.serving for state in models.values()) or all(m.desired is None for m in models.values())
+        ready = self._asked and settled and useful
         return ReplicaState(replica=self._replica, ready=ready, models=models, source_error=self._source_error)
 
     def _states(self) -> Mapping[str, ModelState]:
         return self.state().models
 
     def _worker(self, model: str) -> ModelWorker:
+        if model in self._workers and self._workers[model].stopped:
+            self._retire(model)  # it came back before all of it was gone
         if model not in self._workers:
             settings = self._settings
             repository = Repository(settings.repository, model)
@@ -126,6 +129,7 @@ class Agent:
                 metrics=self.metrics,
                 pace=settings.pace,
                 gpu=settings.gpu,
+                newcomer=self._was_ready,
             )
             worker.start()
             self._workers = {**self._workers, model: worker}
@@ -137,6 +141,9 @@ class Agent:
                 reading = self._source.read()
                 for model, digest in reading.versions.items():
                     self._worker(model).want(digest)
+                if reading.models is not None:
+                    for model in self._workers.keys() - reading.models:
+                        self._retire(model)
                 if reading.problem:
                     self._lament(reading.problem)
                 else:
@@ -147,12 +154,18 @@ class Agent:
                 log.exception("unexpected failure of the source")
                 self._lament(f"unexpected failure: {error!r}")
             self._asked = True
+            self._was_ready = self._was_ready or self.state().ready
             self._stop.wait(self._settings.pace.interval)
+
+    def _retire(self, model: str) -> None:
+        """Take a model away that this replica is no longer to serve; what fails is tried at the next look."""
+        self._workers[model].retire()
+        self._workers = {name: worker for name, worker in self._workers.items() if name != model}
 
     def _lament(self, message: str) -> None:
         self.metrics.source_failures.inc()
         if message != self._source_error:
-            log.error("desired versions cannot be read: %s", message)
+            log.error("desired versions cannot be followed: %s", message)
         self._source_error = message
 
 

@@ -1,5 +1,7 @@
 """Metrics of an agent, in Prometheus's terms."""
 
+from contextlib import suppress
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 
@@ -49,3 +51,9 @@ class AgentMetrics:
             self.serving.remove(model, before)
         if now is not None:
             self.serving.labels(model, now).set(1)
+
+    def forget(self, model: str, serving: str | None) -> None:
+        """Drop what is told of a model that is no longer served here."""
+        self.show_serving(model, serving, None)
+        with suppress(KeyError):  # it never came so far
+            self.converged.remove(model)

@@ -42,6 +42,11 @@ class ReleaseCache:
         temporary.write_text(json.dumps({"serving": digest}))
         temporary.replace(self._folder / _STATE_FILE)
 
+    def remove(self) -> None:
+        """Delete everything of this model, and forget which release was good."""
+        if self._folder.is_dir():
+            shutil.rmtree(self._folder)
+
     def keep(self, digests: frozenset[str]) -> None:
         """Delete every other release, and what a killed download left."""
         for path in self._folder.iterdir() if self._folder.is_dir() else ():

@@ -68,6 +68,12 @@ class Repository:
             return
         shutil.rmtree(aside)
 
+    def remove_all(self) -> None:
+        """Delete everything of this model, the alias too."""
+        shutil.rmtree(self._root / self._model, ignore_errors=True)
+        for name in self.names():
+            self.remove(name)
+
     def _ensure(self, name: str, config: str, graph: bytes | None) -> None:
         folder = self._root / name
         if _holds(folder, config, graph):

@@ -1,4 +1,7 @@
-"""Where the desired versions come from: the promotion logs, or a file of pinned digests. An agent is given one."""
+"""Where the desired versions come from: the promotion logs, or a file that says for each model which.
+
+An agent is given one of them.
+"""
 
 import json
 import re
@@ -12,6 +15,7 @@ from modelport.objects import ObjectStore
 from modelport.promotion import desired, read_log
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_MODEL = re.compile(r"[a-z][a-z0-9_]*")
 _LOG_KEY = re.compile(r"promotions/([a-z][a-z0-9_]*)/log\.json")
 
 
@@ -23,6 +27,8 @@ class Reading:
     """Digest by model; None where the source has the model and no version of it. What is not here is as before."""
     problem: str | None = None
     """Why some models are not here."""
+    models: frozenset[str] | None = None
+    """Every model that is to be served, where the source decides that; None where it does not."""
 
 
 class Source(Protocol):
@@ -64,34 +70,65 @@ class LogSource:
 
 
 class FileSource:
-    """A JSON file ``{model: digest}``, such as an object that a cluster mounts. It is read anew at every look."""
+    """A JSON file ``{model: digest or null}``, such as an object that a cluster mounts; read anew at every look.
 
-    def __init__(self, path: Path, models: Sequence[str] = ()) -> None:
-        """Serve what `path` pins, of `models` only when there are any."""
+    A digest pins the model to that release; null means that its promotion log decides.
+    """
+
+    def __init__(self, path: Path, store: ObjectStore, models: Sequence[str] = ()) -> None:
+        """Serve what `path` names and nothing else; with `models`, what it says of these."""
         self._path = path
+        self._store = store
         self._models = frozenset(models)
 
     def read(self) -> Reading:
-        """See `Source.read`."""
+        """See `Source.read`. A log that cannot be read holds up its own model only: a pin needs no store."""
+        versions: dict[str, str | None] = {}
+        problem: str | None = None
+        named = parse_versions(self._contents(), self._path)
+        for model in sorted(named if not self._models else self._models & named.keys()):
+            pinned = named[model]
+            if pinned is not None:
+                versions[model] = pinned
+                continue
+            try:
+                versions[model] = desired(read_log(self._store, model))
+            except ModelportError as error:
+                problem = str(error)
+        return Reading(versions, problem, None if self._models else frozenset(named))
+
+    def _contents(self) -> str:
         try:
-            data: Any = json.loads(self._path.read_text())
+            return self._path.read_text()
         except FileNotFoundError:
             raise Unavailable("the file of desired versions is not there", file=self._path) from None
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise Unavailable(f"the file of desired versions cannot be read: {error}", file=self._path) from None
-        except ValueError as error:
-            raise BadInput(f"is not JSON: {error}", file=self._path, remedy='write {"model": "digest"}') from None
-        if not isinstance(data, dict):
-            raise BadInput("is not a JSON object", file=self._path, remedy='write {"model": "digest"}')
-        pins: dict[str, str | None] = {}
-        for model, digest in cast(dict[str, Any], data).items():
-            if not isinstance(digest, str) or not _DIGEST.fullmatch(digest):
-                raise BadInput(
-                    f"{digest!r} is not a digest",
-                    file=self._path,
-                    key=model,
-                    remedy="write all 64 hexadecimal digits; `modelport versions` lists them",
-                )
-            if not self._models or model in self._models:
-                pins[model] = digest
-        return Reading(pins)
+
+
+def parse_versions(text: str, file: Path) -> dict[str, str | None]:
+    """Digest by model, None where the promotion log decides.
+
+    Raises:
+        BadInput: it makes no sense; `file` is named.
+    """
+    remedy = 'write {"model": "digest"}, or {"model": null} to follow its promotion log'
+    try:
+        data: Any = json.loads(text)
+    except ValueError as error:
+        raise BadInput(f"is not JSON: {error}", file=file, remedy=remedy) from None
+    if not isinstance(data, dict):
+        raise BadInput("is not a JSON object", file=file, remedy=remedy)
+    versions: dict[str, str | None] = {}
+    for model, digest in cast(dict[str, Any], data).items():
+        if not _MODEL.fullmatch(model):
+            raise BadInput("is not the name of a model", file=file, key=model, remedy=remedy)
+        if digest is not None and not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
+            raise BadInput(
+                f"{digest!r} is not a digest",
+                file=file,
+                key=model,
+                remedy="write all 64 hexadecimal digits (`modelport versions` lists them), or null",
+            )
+        versions[model] = digest
+    return versions

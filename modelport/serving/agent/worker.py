@@ -3,11 +3,12 @@
 import logging
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from modelport.contract import RenderedRelease
-from modelport.errors import BadInput, ModelportError
+from modelport.errors import BadInput, ModelportError, Unavailable
 from modelport.release import Release
 from modelport.serving.agent.bringup import BadRelease, load, rendered, replay
 from modelport.serving.agent.metrics import AgentMetrics
@@ -22,6 +23,7 @@ log = logging.getLogger("modelport.agent")
 
 _LOAD_TRIES = 3
 """A load may fail for want of memory and pass later; after this many it is the release's fault."""
+_STOP_SECONDS = 5.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 
 
@@ -56,7 +58,9 @@ class ModelWorker:
         metrics: AgentMetrics,
         pace: Pace,
         gpu: bool,
+        newcomer: bool = False,
     ) -> None:
+        """Nothing happens before `start`; a `newcomer` joins a replica that serves others already."""
         self.model = model
         self._triton = triton
         self._repository = repository
@@ -64,11 +68,14 @@ class ModelWorker:
         self._metrics = metrics
         self._pace = pace
         self._gpu = gpu
+        self._newcomer = newcomer
         self._memory = Memory(serving=cache.serving())
         self._previous: str | None = None
         self._up: dict[str, _Up] = {}
         self._tries: dict[str, int] = {}
         self._desired: str | None = None
+        self._told = False
+        """Whether the source has said anything: that nothing is desired is known only then."""
         self._pursued: str | None = None
         self._outage: str | None = "the agent is starting"
         self._away = False
@@ -85,14 +92,23 @@ class ModelWorker:
         return self._state
 
     @property
-    def settled(self) -> bool:
-        """Whether waiting would change nothing: a release serves, or the only one to serve is refused for good."""
-        return self._settled
+    def holds_up(self) -> bool:
+        """Whether the replica should wait with being ready.
+
+        Not when waiting would change nothing: a release serves, the only one is refused, or none is desired. And not
+        for a newcomer's first release: the other models of the replica stay in traffic meanwhile.
+        """
+        return not (self._settled or self._newcomer)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it was told to end."""
+        return self._stop.is_set()
 
     def want(self, digest: str | None) -> None:
         """Set the desired version, from any thread."""
-        if digest != self._desired:
-            self._desired = digest
+        if digest != self._desired or not self._told:
+            self._desired, self._told = digest, True
             self._wake.set()
 
     def start(self) -> None:
@@ -104,6 +120,29 @@ class ModelWorker:
         self._stop.set()
         self._wake.set()
         self._thread.join(timeout)
+
+    def retire(self, timeout: float = _STOP_SECONDS) -> None:
+        """End, and unload and delete everything of this model, the alias first. May be called again when it failed.
+
+        Raises:
+            Unavailable: Triton is away, or an action under way did not end in time.
+        """
+        self.stop(timeout)
+        if self._thread.is_alive():
+            raise Unavailable(f"{self.model} is still being worked on, and goes when that has ended")
+        ready = self._triton.ready()
+        if self.model in ready:
+            self._triton.unload(self.model)
+        owned = {name for name in ready if self._repository.owns(name)}
+        for name in _releases_first(owned):
+            self._triton.unload(name)
+        try:
+            self._repository.remove_all()
+            self._cache.remove()
+        except OSError as error:
+            raise Unavailable(f"what {self.model} has left cannot be removed: {error}") from None
+        self._metrics.forget(self.model, self._state.serving)
+        log.info("%s: not to be served here any more; unloaded", self.model)
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -259,7 +298,7 @@ class ModelWorker:
         self._memory = replace(self._memory, verified=kept)
         # Gateways read what is loaded from the state: it has to say so before the release goes.
         self._publish()
-        for name in sorted(names, key=lambda name: name.count(".")):  # releases before the steps that they use
+        for name in _releases_first(names):
             try:
                 self._triton.unload(name)
                 self._repository.remove(name)
@@ -315,8 +354,15 @@ class ModelWorker:
             self._metrics.show_serving(self.model, self._state.serving, serving)
             self._state = content.model_copy(update={"since": datetime.now(UTC)})
         hopeless = all(digest is None or digest in memory.refused for digest in (memory.serving, self._pursued))
-        self._settled = serving is not None or (self._pursued is not None and hopeless and not self._away)
+        known = self._pursued is not None or self._told
+        self._settled = serving is not None or (known and hopeless and self._outage is None)
+        self._newcomer = self._newcomer and not self._settled
         self._metrics.converged.labels(self.model).set(serving is not None and serving == self._pursued)
+
+
+def _releases_first(names: Collection[str]) -> list[str]:
+    """Triton names, releases before the steps that they use."""
+    return sorted(names, key=lambda name: name.count("."))
 
 
 def _short(digest: str | None) -> str:

@@ -23,6 +23,7 @@ from modelport.serving.gateway.parts import Gateway
 from modelport.serving.gateway.problems import Problem, ProblemError, Reason
 from modelport.serving.gateway.records import Shipper, Spool
 from modelport.serving.gateway.releases import ReleaseTable
+from modelport.serving.gateway.replicas import Resolve, places, resolve
 from modelport.serving.gateway.settings import GatewaySettings
 from modelport.serving.gateway.triton import Inference
 
@@ -31,8 +32,13 @@ log = logging.getLogger("modelport.gateway")
 _LAST_SHIPMENT_SECONDS = 15.0
 
 
-def create_app(settings: GatewaySettings, connection: Connection) -> FastAPI:
+def create_app(settings: GatewaySettings, connection: Connection, resolve: Resolve = resolve) -> FastAPI:
     """The REST API.
+
+    Args:
+        settings: files, limits and patience.
+        connection: the platform, with the server's identity.
+        resolve: finds the addresses of names in the connection.
 
     Raises:
         BadInput: the keys file makes no sense, or the connection names no Triton or no agent.
@@ -41,6 +47,7 @@ def create_app(settings: GatewaySettings, connection: Connection) -> FastAPI:
     for name in ("triton_grpc", "agent_urls"):
         if not getattr(connection, name):
             raise BadInput("is empty, and a gateway needs it", key=name, remedy="set it in the connection file")
+    known_places = places(connection.agent_urls, connection.triton_grpc)
     keys = KeyRing(settings.keys)
     store = ObjectStore.connect(connection, Role.SERVER)
     metrics = GatewayMetrics()
@@ -48,15 +55,15 @@ def create_app(settings: GatewaySettings, connection: Connection) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        inference = Inference()
         gateway = Gateway(
             settings=settings,
             keys=keys,
             metrics=metrics,
             spool=spool,
             shipper=Shipper(spool, store, metrics),
-            table=ReleaseTable(connection.agent_urls, settings.refresh),
-            # Several replicas are named with commas; a client to each spreads the load.
-            inference=Inference(connection.triton_grpc.split(",")),
+            table=ReleaseTable(known_places, settings.refresh, inference.keep, resolve),
+            inference=inference,
             threads=ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="pixels"),
         )
         app.state.gateway = gateway

@@ -152,33 +152,40 @@ async def _in_thread(gateway: Gateway, work: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(gateway.threads, work)
 
 
-async def _active(gateway: Gateway, model: str) -> LoadedRelease:
-    """The release to ask; looks at the replicas anew before it says that there is none."""
+async def _active(gateway: Gateway, model: str) -> tuple[LoadedRelease, tuple[str, ...]]:
+    """The release to ask, and the Tritons that have it; looks anew before it says that there is none."""
     for attempt in range(2):
         view = gateway.table.view(model)
         if view is not None and view.active is not None:
             if view.active.task not in RENDERERS:
                 message = f"this gateway has no answer for the task {view.active.task} yet"
                 raise ProblemError(503, Reason.NO_RELEASE_READY, message, retry_after=60)
-            return view.active
+            return view.active, view.at
         if attempt == 0:
             await gateway.table.refresh()
-    if gateway.table.view(model) is None:
+    view = gateway.table.view(model)
+    if view is None:
         raise ProblemError(404, Reason.UNKNOWN_MODEL, f"there is no model {model!r}; GET /v1/models lists them")
-    raise ProblemError(503, Reason.NO_RELEASE_READY, f"no release of {model} is ready", retry_after=2)
+    why = f": {view.error}" if view.error else ""
+    raise ProblemError(503, Reason.NO_RELEASE_READY, f"no release of {model} is ready{why}", retry_after=2)
 
 
 async def _inferred(
     gateway: Gateway, draft: _Draft, inputs: list[Any]
 ) -> tuple[LoadedRelease, dict[str, NDArray[Any]]]:
-    """Outputs, and the release that gave them; one that was just unloaded is replaced by the one after it, once."""
+    """Outputs, and the release that gave them.
+
+    A release that was just unloaded is replaced by the one after it, and replicas that are gone by those that are there
+    instead, once.
+    """
     deadline = time.monotonic() + gateway.settings.deadline
     for attempt in range(2):
-        release = await _active(gateway, draft.model)
+        release, at = await _active(gateway, draft.model)
         try:
             outputs = await gateway.inference.infer(
                 release.triton_name,
                 inputs,
+                at=at,
                 request_id=draft.request_id,
                 seconds=max(0.001, deadline - time.monotonic()),
             )
@@ -191,6 +198,11 @@ async def _inferred(
         except DeadlineExceeded as error:
             raise ProblemError(504, Reason.DEADLINE_EXCEEDED, error.message) from None
         except Unavailable as error:
+            if attempt == 0:
+                await gateway.table.refresh()
+                view = gateway.table.view(draft.model)
+                if view is not None and set(view.at) - set(at):
+                    continue
             log.warning("%s", error.message)
             raise ProblemError(503, Reason.SERVER_AWAY, "the model server is away", retry_after=2) from None
         except TritonRefused as error:

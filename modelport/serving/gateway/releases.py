@@ -1,20 +1,33 @@
-"""Which release answers for each model: chosen from what every replica says that it has loaded."""
+"""Which release answers for each model, and where: chosen from what every replica says that it has loaded."""
 
 import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import httpx
 from pydantic import ValidationError
 
+from modelport.errors import Unavailable
+from modelport.serving.gateway.replicas import Place, Replica, Resolve, resolve
 from modelport.serving.state import LoadedRelease, ReplicaState
 
 log = logging.getLogger("modelport.gateway")
 
 _FETCH_SECONDS = 2.0
+_REMEMBERED_SECONDS = 600.0
+"""For which a model stays known whose last replica is gone: it is away, not unheard of."""
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a replica said last."""
+
+    triton: str
+    """host:port of its Triton's gRPC."""
+    state: ReplicaState
 
 
 @dataclass(frozen=True)
@@ -27,22 +40,27 @@ class ModelView:
     replicas: int
     """Replicas that have the active release loaded."""
     error: str | None
+    at: tuple[str, ...] = ()
+    """host:port of every Triton that has the active release loaded: requests go to these and to no other."""
 
 
-def choose(states: Sequence[ReplicaState], before: Mapping[str, ModelView]) -> dict[str, ModelView]:
+def choose(heard: Sequence[Heard], before: Mapping[str, ModelView]) -> dict[str, ModelView]:
     """The release to send to, by model; `before` is what was chosen last.
 
-    A new release takes over when every ready replica has it. Where replicas have none in common (one was replaced in
+    Each model is judged by the replicas that serve it: those of other pools do not count, nor does what else a replica
+    serves. A new release takes over when every one of them has it. Where they have none in common (one was replaced in
     the middle of a change), the most common is taken, and requests go on to a replica that has it.
     """
-    models = sorted({model for state in states for model in state.models})
-    return {model: _choose(model, states, before.get(model)) for model in models}
+    models = sorted({model for replica in heard for model in replica.state.models})
+    return {model: _choose(model, heard, before.get(model)) for model in models}
 
 
-def _choose(model: str, states: Sequence[ReplicaState], before: ModelView | None) -> ModelView:
-    holders = [state for state in states if model in state.models and state.models[model].loaded]
-    holders = [state for state in holders if state.ready] or holders
-    views = [state.models[model] for state in holders]
+def _choose(model: str, heard: Sequence[Heard], before: ModelView | None) -> ModelView:
+    knowing = [replica for replica in heard if model in replica.state.models]
+    holders = [replica for replica in knowing if replica.state.models[model].loaded]
+    # A replica that is not ready for another model's sake counts all the same if it serves this one.
+    holders = [r for r in holders if r.state.ready or r.state.models[model].serving] or holders
+    views = [replica.state.models[model] for replica in holders]
     releases = {release.digest: release for view in views for release in view.loaded}
     counts = Counter(release.digest for view in views for release in view.loaded)
     desired = {view.desired for view in views if view.desired}
@@ -54,24 +72,53 @@ def _choose(model: str, states: Sequence[ReplicaState], before: ModelView | None
         return (counts[digest], digest in desired, digest == current, serving, digest)
 
     best = max(releases, key=rank, default=None)
-    everyone = [state.models[model] for state in states if model in state.models]
+    everyone = [replica.state.models[model] for replica in knowing]
+    having = [r.triton for r in knowing if any(release.digest == best for release in r.state.models[model].loaded)]
     return ModelView(
         active=None if best is None else releases[best],
         desired=next((view.desired for view in everyone if view.desired), None),
         replicas=0 if best is None else counts[best],
         error=next((view.error for view in everyone if view.error), None),
+        at=tuple(dict.fromkeys(having)),
     )
 
 
-class ReleaseTable:
-    """What the replicas' agents say, looked at all the time."""
+def remembered(
+    chosen: Mapping[str, ModelView], before: Mapping[str, ModelView], seen: Mapping[str, float], now: float
+) -> dict[str, ModelView]:
+    """What was chosen, and the models of before that no replica tells of any more, for a while.
 
-    def __init__(self, agent_urls: Sequence[str], interval: float) -> None:
-        self._urls = tuple(url.rstrip("/") for url in agent_urls)
+    Args:
+        seen: when each model was told of last, in seconds of the clock that `now` is of.
+    """
+    gone = {
+        model: ModelView(None, view.desired, 0, "none of its replicas is there now")
+        for model, view in before.items()
+        if model not in chosen and now - seen[model] < _REMEMBERED_SECONDS
+    }
+    return {**chosen, **gone}
+
+
+class ReleaseTable:
+    """Where the replicas are and what their agents say, looked at all the time."""
+
+    def __init__(
+        self,
+        places: Sequence[Place],
+        interval: float,
+        keep: Callable[[Collection[str]], Awaitable[None]],
+        resolve: Resolve = resolve,
+    ) -> None:
+        """Look at `places` every `interval` seconds; `keep` is told each time which Tritons there are."""
         self._interval = interval
+        self._keep = keep
+        self._resolve = resolve
         self._client = httpx.AsyncClient(timeout=_FETCH_SECONDS, trust_env=False)
-        self._states: dict[str, ReplicaState] = {}
-        self._away: set[str] = set()
+        self._replicas: dict[Place, list[Replica]] = {place: place.replicas() for place in places}
+        self._unresolved: dict[Place, str] = {}
+        self._states: dict[Replica, ReplicaState] = {}
+        self._seen: dict[str, float] = {}
+        self._away: set[Replica] = set()
         self._looking = asyncio.Lock()
         self._looked = 0.0
         self.models: Mapping[str, ModelView] = {}
@@ -79,10 +126,7 @@ class ReleaseTable:
 
     def view(self, model: str) -> ModelView | None:
         """A model; None when there is none of this name, as far as is known."""
-        unheard = self._states.keys() != set(self._urls)
-        # A replica that has not answered since this gateway started may have it: absence is not known yet.
-        unknown = ModelView(None, None, 0, "a replica has not answered yet") if unheard else None
-        return self.models.get(model, unknown)
+        return self.models.get(model) or self._unheard()
 
     async def run(self) -> None:
         """Look for ever."""
@@ -100,21 +144,60 @@ class ReleaseTable:
             if self._looked > asked:
                 return
             self._looked = time.monotonic()
-            await asyncio.gather(*(self._look(url) for url in self._urls))
-            self.models = choose(list(self._states.values()), self.models)
+            await asyncio.gather(*(self._find(place) for place in self._replicas))
+            there = self._there()
+            self._states = {replica: state for replica, state in self._states.items() if replica in there}
+            self._away &= set(there)
+            await asyncio.gather(*(self._look(replica) for replica in there))
+            heard = [Heard(r.triton, self._states[r]) for r in there if r in self._states]
+            chosen = choose(heard, self.models)
+            now = time.monotonic()
+            self._seen |= dict.fromkeys(chosen, now)
+            self.models = remembered(chosen, self.models, self._seen, now)
+            await self._keep({replica.triton for replica in there})
 
     async def close(self) -> None:
         """Give up the connections."""
         await self._client.aclose()
 
-    async def _look(self, url: str) -> None:
+    def _there(self) -> list[Replica]:
+        return list(dict.fromkeys(replica for replicas in self._replicas.values() for replica in replicas))
+
+    def _unheard(self) -> ModelView | None:
+        """What is said of an unknown model as long as some replica may have it: absence is not known yet."""
+        if not self._there():
+            names = ", ".join(sorted({place.name or place.agent for place in self._replicas}))
+            reason = next(iter(self._unresolved.values()), f"{names} has no address")
+            return ModelView(None, None, 0, f"there is no replica: {reason}")
+        if self._states.keys() != set(self._there()):
+            return ModelView(None, None, 0, "a replica has not answered yet")
+        return None
+
+    async def _find(self, place: Place) -> None:
+        if place.name is None:
+            return
         try:
-            answer = await self._client.get(f"{url}/state")
+            now = place.replicas(await self._resolve(place.name))
+        except Unavailable as error:
+            # The name service being away takes no replica away.
+            if place not in self._unresolved:
+                log.warning("%s; the replicas that were there last go on", error.message)
+            self._unresolved[place] = error.message
+            return
+        self._unresolved.pop(place, None)
+        before = self._replicas[place]
+        if now != before:
+            self._replicas[place] = now
+            log.info("%s has %d replicas now, it had %d", place.name, len(now), len(before))
+
+    async def _look(self, replica: Replica) -> None:
+        try:
+            answer = await self._client.get(f"{replica.agent}/state")
             answer.raise_for_status()
-            self._states[url] = ReplicaState.model_validate_json(answer.content)
-            self._away.discard(url)
+            self._states[replica] = ReplicaState.model_validate_json(answer.content)
+            self._away.discard(replica)
         except (httpx.HTTPError, ValidationError) as error:
             # A dead agent takes nothing out of Triton: what it said last still holds until Triton says otherwise.
-            if url not in self._away:
-                log.warning("the agent at %s does not answer (%s); what it said last goes on", url, error)
-            self._away.add(url)
+            if replica not in self._away:
+                log.warning("the agent at %s does not answer (%s); what it said last goes on", replica.agent, error)
+            self._away.add(replica)

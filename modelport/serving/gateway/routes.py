@@ -163,7 +163,7 @@ async def readyz(gateway: CurrentGateway, response: Response) -> Readiness:
     ready = [
         name
         for name, view in sorted(gateway.table.models.items())
-        if view.active is not None and await gateway.inference.is_ready(view.active.triton_name)
+        if view.active is not None and await gateway.inference.is_ready(view.active.triton_name, view.at)
     ]
     if not ready:
         response.status_code = 503

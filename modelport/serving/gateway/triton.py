@@ -2,7 +2,9 @@
 
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import tritonclient.grpc.aio as grpcclient  # pyright: ignore[reportMissingTypeStubs]
@@ -20,29 +22,44 @@ class DeadlineExceeded(ModelportError):
     """The inference took longer than it may."""
 
 
-class Inference:
-    """Triton's replicas, taken in turn: one gRPC connection pins one replica, so there is one to each."""
+@dataclass
+class _Client:
+    """The connection to one replica."""
 
-    def __init__(self, urls: Sequence[str]) -> None:
-        """`urls` are host:port of each replica's gRPC. Make it inside the event loop that will use it."""
-        self._clients: dict[str, Any] = {
-            url: _grpc.InferenceServerClient(url, channel_args=CHANNEL_OPTIONS) for url in urls
-        }
+    grpc: Any
+    in_use: int = 0
+    leaving: bool = False
+    """Nothing new is sent to it, and it is closed when its last answer has come."""
+
+
+class Inference:
+    """Inference at any of several Tritons: one gRPC connection pins one replica, so there is one to each."""
+
+    def __init__(self) -> None:
+        """Make it inside the event loop that will use it. Connections are made when they are first needed."""
+        self._clients: dict[str, _Client] = {}
         self._turn = itertools.count()
 
+    async def keep(self, there: Collection[str]) -> None:
+        """Give up the connections to all Tritons but these (host:port); answers under way are still waited for."""
+        for url in self._clients.keys() - set(there):
+            client = self._clients.pop(url)
+            client.leaving = True
+            await self._close_unused(client)
+
     async def close(self) -> None:
-        """Give up the connections."""
-        for client in self._clients.values():
-            await client.close()
+        """Give up every connection."""
+        await self.keep(())
 
     async def infer(
-        self, name: str, inputs: Sequence[Any], *, request_id: str, seconds: float
+        self, name: str, inputs: Sequence[Any], *, at: Sequence[str], request_id: str, seconds: float
     ) -> dict[str, NDArray[Any]]:
         """Outputs of a release by name, from the first replica in turn that has it.
 
         Args:
             name: Triton's name of the release.
             inputs: made by `tensors`.
+            at: host:port of the Tritons that have it.
             request_id: appears in Triton's log.
             seconds: all that may be spent.
 
@@ -54,12 +71,12 @@ class Inference:
         """
         deadline = time.monotonic() + seconds
         failure: ModelportError = Unavailable("there is no Triton to ask")
-        urls = list(self._clients)
-        first = next(self._turn) % max(1, len(urls))
-        for url in urls[first:] + urls[:first]:
+        first = next(self._turn) % max(1, len(at))
+        for url in [*at[first:], *at[:first]]:
             left = deadline - time.monotonic()
             try:
-                result = await self._clients[url].infer(name, inputs, request_id=request_id, client_timeout=left)
+                async with self._client(url) as client:
+                    result = await client.infer(name, inputs, request_id=request_id, client_timeout=left)
             except InferenceServerException as error:
                 status: Any = error.status()
                 if status == "StatusCode.DEADLINE_EXCEEDED":
@@ -76,15 +93,32 @@ class Inference:
                 return outputs_of(result)
         raise failure
 
-    async def is_ready(self, name: str) -> bool:
-        """Whether any replica answers for this model now."""
-        for client in self._clients.values():
+    async def is_ready(self, name: str, at: Sequence[str]) -> bool:
+        """Whether any of these replicas answers for this model now."""
+        for url in at:
             try:
-                if await client.is_model_ready(name, client_timeout=_PROBE_SECONDS):
-                    return True
+                async with self._client(url) as client:
+                    if await client.is_model_ready(name, client_timeout=_PROBE_SECONDS):
+                        return True
             except InferenceServerException:
                 continue  # that replica is away; the answer is about whether another is there
         return False
+
+    @asynccontextmanager
+    async def _client(self, url: str) -> AsyncGenerator[Any]:
+        if url not in self._clients:
+            self._clients[url] = _Client(_grpc.InferenceServerClient(url, channel_args=CHANNEL_OPTIONS))
+        client = self._clients[url]
+        client.in_use += 1
+        try:
+            yield client.grpc
+        finally:
+            client.in_use -= 1
+            await self._close_unused(client)
+
+    async def _close_unused(self, client: _Client) -> None:
+        if client.leaving and not client.in_use:
+            await client.grpc.close()
 
 
 def tensors(inputs: Mapping[str, NDArray[Any]]) -> list[Any]:

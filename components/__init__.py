@@ -1,0 +1,1 @@
+"""Reusable Pulumi components of the platform: GKE, object store, MLflow, KubeRay, Triton, gateway, monitoring."""

@@ -1,0 +1,1 @@
+"""Programs that pods run, mounted from ConfigMaps. Nothing here is imported."""

@@ -1,0 +1,1 @@
+"""The program that `pulumi up` runs: settings, cluster, platform, one workload for each model folder."""

@@ -1,0 +1,374 @@
+"""What every model shares: namespaces, object store, database, MLflow, operators, gateway, monitoring."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pulumi
+import pulumi_kubernetes as kubernetes
+import pulumi_random as random
+
+from components import ports
+from components.charts import CertManager, Keda
+from components.gateway import DISCOVERY, Gateway, GatewayArgs, IssuerKind
+from components.kuberay import KubeRayOperator
+from components.labels import MANAGED_BY, PART_OF
+from components.mlflow import MlflowServer
+from components.monitoring import Monitoring
+from components.namespace import SecureNamespace, SecureNamespaceArgs
+from components.object_store import ConsumerArgs, ObjectStore, ObjectStoreArgs, ObjectStoreEngine
+from components.postgres import Postgres, PostgresArgs, PostgresEngine
+from infra import network
+from infra.cluster import Cluster
+from infra.connections import ConnectionSecret, Endpoints, document, tracking
+from infra.network import Namespace
+from infra.settings import GcpSettings, Settings
+
+BUCKET = "modelport"
+ARTIFACTS = "mlflow"
+BACKUPS = "backups"
+_TRAINING_QUOTA = {"count/jobs.batch": "500", "pods": "500"}
+"""A loop that submits trainings stops there."""
+
+CONSUMERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "trainer": (("datasets/",), ("staging/", "checkpoints/")),
+    "promoter": (("staging/", "replicas/"), ("datasets/", "heldout/", "releases/", "promotions/")),
+    "server": (("releases/", "promotions/"), ("replicas/", "records/")),
+}
+"""Prefixes of the platform's bucket that each identity reads, and reads and writes: the same as on a laptop."""
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What workloads and exports need of it."""
+
+    training: pulumi.Output[str]
+    """Namespace."""
+    serving: pulumi.Output[str]
+    """Namespace."""
+    trainer_connection: pulumi.Output[str]
+    """Secret in the namespace of training."""
+    agent_connection: pulumi.Output[str]
+    """Secret in the namespace of serving."""
+    server_connection: pulumi.Output[str]
+    """Secret in the namespace of serving with what gateway and load tests may know."""
+    admin_key: pulumi.Output[str]
+    """Secret in the namespace of serving with the key of Triton's restricted endpoints."""
+    gateway: Gateway
+    endpoints: Endpoints
+    monitoring: Monitoring | None
+    monitored: pulumi.Output[str] | None
+    """Namespace of monitoring, known when its definitions are there; None without monitoring."""
+    scaled: pulumi.Output[str]
+    """Namespace of serving, known when KEDA's definitions are there."""
+
+
+def build(settings: Settings, gcp: GcpSettings | None, cluster: Cluster, labels: Mapping[str, str]) -> Platform:
+    """The platform of a stack."""
+    return _Builder(settings, gcp, cluster, dict(labels)).build()
+
+
+class _Builder:
+    """Builds the parts in order; each method makes one."""
+
+    def __init__(self, settings: Settings, gcp: GcpSettings | None, cluster: Cluster, labels: dict[str, str]) -> None:
+        self.settings, self.gcp, self.cluster, self.labels = settings, gcp, cluster, labels
+        self.opts = pulumi.ResourceOptions(providers=[cluster.provider])
+
+    def build(self) -> Platform:
+        """Everything, in the order in which it depends on one another."""
+        settings = self.settings
+        registry, training, serving, operators = (
+            self._namespace(name)
+            for name in (Namespace.REGISTRY, Namespace.TRAINING, Namespace.SERVING, Namespace.OPERATORS)
+        )
+        store = self._store(registry)
+        database = self._database(registry, store)
+        mlflow = self._mlflow(registry, store, database)
+        endpoints = Endpoints(
+            s3_endpoint=store.endpoint,
+            s3_region=store.region,
+            bucket=self._bucket(BUCKET),
+            access_keys=store.access_keys,
+            secret_keys=store.secret_keys,
+            tracking_url=mlflow.url,
+            tracking_users=mlflow.passwords,
+        )
+        if settings.operators.kuberay:
+            KubeRayOperator(
+                "kuberay",
+                {"namespace": operators, "watch_namespaces": [Namespace.TRAINING.value], "labels": self.labels},
+                self.opts,
+            )
+        if settings.operators.cert_manager:
+            CertManager("cert-manager", {"namespace": operators, "labels": self.labels}, self.opts)
+        monitoring, monitored = None, None
+        if settings.monitoring.enabled:
+            monitored = self._namespace(Namespace.MONITORING)
+            monitoring = self._monitoring(monitored)
+            monitored = _after(monitored, monitoring.ready)
+        scaled = serving
+        if settings.operators.keda and monitoring is not None:
+            keda = Keda("keda", {"namespace": operators, "labels": self.labels}, self.opts)
+            scaled = _after(serving, keda.release)
+        admin_key, admin_secret = self._admin_key(serving)
+        trainer = document(endpoints, "trainer", **tracking(endpoints, "trainer"))
+        promoter = document(endpoints, "promoter", **tracking(endpoints, "promoter"))
+        agent = document(
+            endpoints,
+            "server",
+            triton_http=f"127.0.0.1:{ports.TRITON_HTTP}",
+            triton_grpc=f"127.0.0.1:{ports.TRITON_GRPC}",
+            triton_admin_key=admin_key,
+        )
+        replicas = f"{DISCOVERY}.{Namespace.SERVING}.svc.cluster.local"
+        gateway_document = document(
+            endpoints,
+            "server",
+            triton_grpc=f"{replicas}:{ports.TRITON_GRPC}",
+            agent_urls=[f"http://{replicas}:{ports.AGENT}"],
+        )
+        trainer_connection = self._connection("connection-trainer", training, trainer, ("trainer", "mlflow"), "trainer")
+        self._connection("connection-promoter", registry, promoter, ("promoter", "mlflow"), "promoter")
+        agent_connection = self._connection("connection-agent", serving, agent, ("server", "triton"), None)
+        gateway_connection = self._connection("connection-gateway", serving, gateway_document, ("server",), None)
+        gateway = self._gateway(serving, gateway_connection)
+        self._directory(registry, endpoints, gateway)
+        return Platform(
+            training=training,
+            serving=serving,
+            trainer_connection=trainer_connection,
+            agent_connection=agent_connection,
+            server_connection=gateway_connection,
+            admin_key=admin_secret,
+            gateway=gateway,
+            endpoints=endpoints,
+            monitoring=monitoring,
+            monitored=monitored,
+            scaled=scaled,
+        )
+
+    def _namespace(self, namespace: Namespace) -> pulumi.Output[str]:
+        settings = self.settings
+        flows = network.matrix(
+            settings.api_server_cidrs,
+            public=network.GOOGLE_LOAD_BALANCERS if settings.gateway.hostname else (),
+            database=network.PRIVATE if settings.database.engine is PostgresEngine.CLOUD_SQL else (),
+            objects=network.GOOGLE_APIS if settings.store.engine is ObjectStoreEngine.GCS else (),
+        )
+        args: SecureNamespaceArgs = {
+            "namespace": namespace.value,
+            "rules": network.rules(flows, namespace),
+            # Deleting a namespace deletes the claims in it, whatever protects them.
+            "protect": settings.protect and namespace in (Namespace.REGISTRY, Namespace.SERVING),
+            "labels": self.labels,
+        }
+        if namespace is Namespace.TRAINING:
+            args["quota"] = _TRAINING_QUOTA
+        made = SecureNamespace(namespace.value.removeprefix("modelport-"), args, self.opts)
+        return made.namespace
+
+    def _store(self, namespace: pulumi.Output[str]) -> ObjectStore:
+        store, rotation = self.settings.store, self.settings.rotation
+        consumers: list[ConsumerArgs] = [
+            {"name": name, "grants": [{"bucket": BUCKET, "read": list(read), "write": list(write)}]}
+            for name, (read, write) in CONSUMERS.items()
+        ]
+        consumers.append({"name": "mlflow", "grants": [{"bucket": ARTIFACTS, "read": [], "write": [""]}]})
+        consumers.append({"name": "backup", "grants": [{"bucket": BACKUPS, "read": [], "write": [""]}]})
+        args: ObjectStoreArgs = {
+            "namespace": namespace,
+            "engine": store.engine,
+            "size": store.size,
+            "replicas": store.replicas,
+            "buckets": [
+                {
+                    "name": BUCKET,
+                    "versioning": True,
+                    "expire": [
+                        {"prefix": "staging/", "days": store.staging_days},
+                        {"prefix": "checkpoints/", "days": store.staging_days},
+                    ],
+                },
+                {"name": ARTIFACTS},
+                {"name": BACKUPS, "expire": [{"prefix": "", "days": self.settings.database.backup_days}]},
+            ],
+            "consumers": consumers,
+            "key_generations": {
+                **{name: rotation.get(name, 1) for name in CONSUMERS},
+                "mlflow": rotation.get("mlflow", 1),
+                "backup": rotation.get("postgres", 1),
+            },
+            "tool_image": self.settings.image,
+            "protect": self.settings.protect,
+            "labels": self.labels,
+        }
+        if store.storage_class:
+            args["storage_class"] = store.storage_class
+        if store.engine is ObjectStoreEngine.GCS:
+            assert self.gcp is not None
+            args["gcs"] = {
+                "project": self.gcp.project,
+                "location": self.gcp.region,
+                "bucket_prefix": self.gcp.project,
+            }
+        return ObjectStore("object-store", args, self.opts)
+
+    def _bucket(self, name: str) -> str:
+        """Real name of a bucket: all of Google's customers share one room of names."""
+        if self.settings.store.engine is not ObjectStoreEngine.GCS:
+            return name
+        assert self.gcp is not None
+        return f"{self.gcp.project}-{name}"
+
+    def _database(self, namespace: pulumi.Output[str], store: ObjectStore) -> Postgres:
+        database = self.settings.database
+        args: PostgresArgs = {
+            "namespace": namespace,
+            "engine": database.engine,
+            "database": "mlflow",
+            "user": "mlflow",
+            "size": database.size,
+            "password_generation": self.settings.rotation.get("postgres", 1),
+            "protect": self.settings.protect,
+            "labels": self.labels,
+        }
+        if database.storage_class:
+            args["storage_class"] = database.storage_class
+        if database.engine is PostgresEngine.CLOUD_SQL:
+            assert self.gcp is not None
+            assert self.cluster.network is not None
+            args["cloud_sql"] = {
+                "project": self.gcp.project,
+                "region": self.gcp.region,
+                "network": self.cluster.network,
+                "tier": database.tier,
+                "high_availability": database.high_availability,
+                "deletion_protection": self.settings.protect,
+            }
+        elif database.backup_schedule:
+            args["backup"] = {
+                "schedule": database.backup_schedule,
+                "endpoint": store.endpoint,
+                "region": store.region,
+                "bucket": self._bucket(BACKUPS),
+                "prefix": "mlflow/",
+                "access_key": store.access_keys.apply(lambda keys: keys["backup"]),
+                "secret_key": store.secret_keys.apply(lambda keys: keys["backup"]),
+                "image": self.settings.image,
+            }
+        return Postgres("postgres", args, self.opts)
+
+    def _mlflow(self, namespace: pulumi.Output[str], store: ObjectStore, database: Postgres) -> MlflowServer:
+        return MlflowServer(
+            "mlflow",
+            {
+                "namespace": namespace,
+                "image": self.settings.image,
+                "replicas": self.settings.tracking.replicas,
+                "database": {
+                    "host": database.host,
+                    "port": database.port,
+                    "name": database.database,
+                    "user": database.user,
+                    "password": database.password,
+                },
+                "artifacts": {
+                    "endpoint": store.endpoint,
+                    "region": store.region,
+                    "bucket": self._bucket(ARTIFACTS),
+                    "access_key": store.access_keys.apply(lambda keys: keys["mlflow"]),
+                    "secret_key": store.secret_keys.apply(lambda keys: keys["mlflow"]),
+                },
+                "users": ["trainer", "promoter"],
+                # The promoter mirrors its decisions onto the trainer's runs; the trainer changes nothing of his.
+                "grants": {"promoter": {"experiment": "EDIT", "registered_model": "MANAGE"}},
+                "password_generation": self.settings.rotation.get("mlflow", 1),
+                "labels": self.labels,
+            },
+            self.opts,
+        )
+
+    def _monitoring(self, namespace: pulumi.Output[str]) -> Monitoring:
+        return Monitoring(
+            "monitoring",
+            {
+                "namespace": namespace,
+                "owner": self.settings.owner,
+                "retention_days": self.settings.monitoring.retention_days,
+                "storage": self.settings.monitoring.size,
+                "target_namespaces": [Namespace.REGISTRY.value, Namespace.TRAINING.value, Namespace.SERVING.value],
+                "labels": self.labels,
+            },
+            self.opts,
+        )
+
+    def _admin_key(self, namespace: pulumi.Output[str]) -> tuple[pulumi.Output[str], pulumi.Output[str]]:
+        generation = self.settings.rotation.get("triton", 1)
+        key = random.RandomPassword(
+            "triton-admin", length=40, special=False, keepers={"generation": str(generation)}
+        ).result
+        secret = kubernetes.core.v1.Secret(
+            "triton-admin",
+            metadata={
+                "name": f"triton-admin-{generation}",
+                "namespace": namespace,
+                "labels": {**self.labels, PART_OF: "modelport", MANAGED_BY: "pulumi"},
+            },
+            string_data={"admin-key": key},
+            opts=pulumi.ResourceOptions(provider=self.cluster.provider),
+        )
+        return key, secret.metadata.apply(lambda made: made.name or "")
+
+    def _connection(
+        self,
+        name: str,
+        namespace: pulumi.Output[str],
+        content: pulumi.Output[str],
+        credentials: tuple[str, ...],
+        role: str | None,
+    ) -> pulumi.Output[str]:
+        rotation, access = self.settings.rotation, self.settings.access
+        generation = "-".join(str(rotation.get(credential, 1)) for credential in credentials)
+        readers = access.get(role, ()) if role else ()
+        return ConnectionSecret(name, namespace, content, generation, readers, self.labels, self.opts).secret
+
+    def _gateway(self, namespace: pulumi.Output[str], connection: pulumi.Output[str]) -> Gateway:
+        gateway = self.settings.gateway
+        args: GatewayArgs = {
+            "namespace": namespace,
+            "image": self.settings.image,
+            "connection_secret": connection,
+            "replicas": gateway.replicas,
+            "callers": list(gateway.callers),
+            "key_generations": dict.fromkeys(gateway.callers, self.settings.rotation.get("gateway", 1)),
+            "labels": self.labels,
+        }
+        if gateway.hostname and gateway.gateway_class and gateway.issuer:
+            args["hostname"] = gateway.hostname
+            args["gateway_class"] = gateway.gateway_class
+            args["tls"] = {"issuer_kind": IssuerKind.CLUSTER_ISSUER, "issuer_name": gateway.issuer}
+        return Gateway("gateway", args, self.opts)
+
+    def _directory(self, namespace: pulumi.Output[str], endpoints: Endpoints, gateway: Gateway) -> None:
+        """Where things are, and which Secret holds which role: what `modelport connect` reads first. Nothing secret."""
+        kubernetes.core.v1.ConfigMap(
+            "directory",
+            metadata={
+                "name": "modelport-directory",
+                "namespace": namespace,
+                "labels": {**self.labels, PART_OF: "modelport", MANAGED_BY: "pulumi"},
+            },
+            data={
+                "s3_endpoint": endpoints.s3_endpoint,
+                "tracking_uri": endpoints.tracking_url,
+                "gateway_url": gateway.url,
+                "trainer": f"{Namespace.TRAINING}/connection-trainer",
+                "promoter": f"{Namespace.REGISTRY}/connection-promoter",
+            },
+            opts=pulumi.ResourceOptions(provider=self.cluster.provider),
+        )
+
+
+def _after(value: pulumi.Output[str], *others: pulumi.Output[str]) -> pulumi.Output[str]:
+    """The same value, once what the others come from is there too."""
+    return pulumi.Output.all(value, *others).apply(lambda values: values[0])

@@ -1,0 +1,236 @@
+"""What one model folder becomes: a training capability with its trigger, its place on a Triton pool, its monitoring."""
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pulumi
+
+from components import versions
+from components.kuberay import PlacementArgs, Training, TrainingArgs
+from components.labels import MODEL, OWNER
+from components.load_test import LoadTest
+from components.monitoring import ModelMonitoring
+from components.triton import AGENT, TritonPool, TritonPoolArgs
+from infra.capacity import Demand, Placed, Shape, Use, bytes_of
+from infra.models import Model
+from infra.platform import Platform
+from infra.settings import Settings, TritonPoolSettings
+from modelport.contract import duration_seconds
+
+HEAD_CPUS = 1.0
+HEAD_MEMORY = "4Gi"
+"""Ray's head: its own processes, the driver, and the export of the release."""
+
+QUEUE_MS = 20.0
+"""Milliseconds that requests may wait in Triton's queue before another replica is started."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What people are told of one model."""
+
+    version: str
+    """Pinned digest, or where the desired version comes from."""
+    pool: str
+    train_again: pulumi.Output[str]
+    """Command that submits a training."""
+
+
+def demands(models: Sequence[Model], settings: Settings) -> list[Demand]:
+    """What the models ask for, and what shared pools ask for. Pure."""
+    found: list[Demand] = []
+    for model in models:
+        workers, serve = model.spec.train.workers, model.spec.serve
+        key = f"models/{model.name}/model.yaml: train.workers"
+        found.append(Demand(model.name, "train head", Use.TRAINING, 1, HEAD_CPUS, bytes_of(HEAD_MEMORY), key=key))
+        found.append(
+            Demand(
+                model.name,
+                "train worker",
+                Use.TRAINING,
+                workers.count,
+                workers.cpus,
+                bytes_of(workers.memory),
+                workers.gpus,
+                bytes_of(workers.gpu_memory) if workers.gpu_memory else 0,
+                workers.accelerator,
+                key,
+            )
+        )
+        if not serve.pool:
+            found.append(
+                Demand(
+                    model.name,
+                    "serve",
+                    Use.SERVING,
+                    serve.replicas,
+                    serve.cpus + AGENT.cpu,
+                    bytes_of(serve.memory) + bytes_of(AGENT.memory),
+                    serve.gpus,
+                    bytes_of(serve.gpu_memory) if serve.gpu_memory else 0,
+                    serve.accelerator,
+                    f"models/{model.name}/model.yaml: serve",
+                )
+            )
+    for name, pool in settings.triton_pools.items():
+        found.append(
+            Demand(
+                name,
+                "shared pool",
+                Use.SERVING,
+                pool.replicas,
+                pool.cpus + AGENT.cpu,
+                bytes_of(pool.memory) + bytes_of(AGENT.memory),
+                pool.gpus,
+                bytes_of(pool.gpu_memory) if pool.gpu_memory else 0,
+                pool.accelerator,
+                f"modelport:triton_pools.{name}",
+            )
+        )
+    return found
+
+
+def build_pools(
+    models: Sequence[Model],
+    placed: Sequence[Placed],
+    settings: Settings,
+    platform: Platform,
+    labels: Mapping[str, str],
+    opts: pulumi.ResourceOptions,
+) -> None:
+    """A Triton pool for each model of its own, and for each shared pool."""
+    where = {(p.demand.model, p.demand.part): p.shape for p in placed}
+    for model in models:
+        if model.spec.serve.pool:
+            continue
+        serve = model.spec.serve
+        own = TritonPoolSettings(
+            replicas=serve.replicas,
+            maximum_replicas=model.settings.serve.maximum_replicas,
+            cpus=serve.cpus,
+            memory=serve.memory,
+            gpus=serve.gpus,
+        )
+        _pool(model.dns, [model], own, where[model.name, "serve"], settings, platform, _labels(model, labels), opts)
+    for name, pool in settings.triton_pools.items():
+        members = [model for model in models if model.pool == name]
+        _pool(name, members, pool, where[name, "shared pool"], settings, platform, labels, opts)
+
+
+def build(
+    model: Model,
+    placed: Sequence[Placed],
+    settings: Settings,
+    platform: Platform,
+    labels: Mapping[str, str],
+    opts: pulumi.ResourceOptions,
+) -> Served:
+    """Everything of one model but its server pool."""
+    spec, mine = model.spec, _labels(model, labels)
+    where = {p.demand.part: p.shape for p in placed if p.demand.model == model.name}
+    worker, head = where["train worker"], where["train head"]
+    training_args: TrainingArgs = {
+        "namespace": platform.training,
+        "model": model.dns,
+        "model_name": model.name,
+        "image": settings.image,
+        "bundle": base64.b64encode(model.bundle.to_bytes()).decode(),
+        "code_version": model.bundle.digest,
+        "connection_secret": platform.trainer_connection,
+        "data_uri": f"s3://{platform.endpoints.bucket}/datasets/{spec.data.name}",
+        "workers": {
+            "count": spec.train.workers.count,
+            "cpus": spec.train.workers.cpus,
+            "gpus": spec.train.workers.gpus,
+            "memory": spec.train.workers.memory,
+        },
+        "head": {"cpus": HEAD_CPUS, "memory": HEAD_MEMORY},
+        "placement": _placement(worker),
+        "head_placement": _placement(head),
+        "spot": worker.spot,
+        "time_limit_seconds": duration_seconds(spec.train.time_limit),
+        "max_failures": spec.train.max_failures,
+        "ray_version": versions.RAY,
+        "labels": mine,
+    }
+    if spec.train.schedule:
+        training_args["schedule"] = spec.train.schedule
+    training = Training(f"{model.dns}-training", training_args, opts)
+    if platform.monitored is not None:
+        ModelMonitoring(
+            f"{model.dns}-monitoring",
+            {
+                "namespace": platform.monitored,
+                "model": model.name,
+                "owner": spec.owner,
+                "latency_ms": spec.serve.latency_ms,
+                "requests_per_second": spec.serve.requests_per_second,
+                "labels": mine,
+            },
+            opts,
+        )
+    if model.settings.load_test:
+        LoadTest(
+            f"{model.dns}-load-test",
+            {
+                "namespace": platform.serving,
+                "image": settings.image,
+                "model": model.name,
+                "target_url": platform.gateway.url,
+                "connection_secret": platform.server_connection,
+                "key_secret": platform.gateway.api_key_secrets[settings.gateway.callers[0]],
+                "users": 4,
+                "workers": 1,
+                "duration_seconds": 60,
+                "labels": mine,
+            },
+            opts,
+        )
+    return Served(model.version or "follows the promotion log", model.pool, training.submit_command)
+
+
+def _pool(
+    name: str,
+    models: Sequence[Model],
+    pool: TritonPoolSettings,
+    shape: Shape,
+    settings: Settings,
+    platform: Platform,
+    labels: Mapping[str, str],
+    opts: pulumi.ResourceOptions,
+) -> None:
+    maximum = max(pool.replicas, pool.maximum_replicas or pool.replicas)
+    args: TritonPoolArgs = {
+        "namespace": platform.scaled if maximum > pool.replicas else platform.serving,
+        "pool": name,
+        "models": [model.name for model in models],
+        "image": settings.triton_image or versions.reference(versions.Image.TRITON),
+        "platform_image": settings.image,
+        "connection_secret": platform.agent_connection,
+        "admin_key_secret": platform.admin_key,
+        "desired": {model.name: model.version or "" for model in models},
+        "replicas": {"min": pool.replicas, "max": maximum},
+        "cpus": pool.cpus,
+        "memory": pool.memory,
+        "gpus": pool.gpus,
+        "placement": _placement(shape),
+        "labels": dict(labels),
+    }
+    if maximum > pool.replicas and platform.monitoring is not None:
+        args["autoscaling"] = {"prometheus_url": platform.monitoring.prometheus_url, "queue_ms": QUEUE_MS}
+    TritonPool(f"{name}-pool", args, opts)
+
+
+def _labels(model: Model, labels: Mapping[str, str]) -> dict[str, str]:
+    return {**labels, MODEL: model.dns, OWNER: label_value(model.spec.owner)}
+
+
+def label_value(text: str) -> str:
+    """Text as a label's value: letters, digits, dots, dashes and underscores, at most 63."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:63].strip("-._") or "unknown"
+
+
+def _placement(shape: Shape) -> PlacementArgs:
+    return {"node_selector": dict(shape.node_selector), "tolerations": [dict(t) for t in shape.tolerations]}

@@ -1,0 +1,165 @@
+"""The real program on the real engine against a real API server: one dev stack that is up, for all tests that look.
+
+Stand-ins: Google Cloud (inputs checked against the SDK), the kubelets (kwok). See tests/engine and tests/cluster.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.nodes import Node, gke_node
+from tests.engine.engine import Changes, Engine, copy_project
+from tools import crds
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+CHART_CRDS = {
+    "kuberay-operator": "ray-operator",
+    "keda": "keda",
+    "kube-prometheus-stack": "prometheus-operator",
+    "cert-manager": "cert-manager",
+}
+"""Tool that carries the definitions of each chart."""
+
+POOL = "modelport.dev/pool"
+
+
+def pool_node(
+    name: str, pool: str, machine_type: str, cpu: str, memory: str, *, gpus: int = 0, zone: str = "a"
+) -> Node:
+    """A node of one of the stacks' pools."""
+    return gke_node(
+        name,
+        machine_type=machine_type,
+        cpu=cpu,
+        memory=memory,
+        pool=pool,
+        zone=f"europe-west4-{zone}",
+        accelerator="nvidia-l4" if gpus else None,
+        gpus=gpus,
+        labels={POOL: pool} if pool != "system" else {},
+        taints=() if gpus or pool == "system" else (f"{POOL}={pool}:NoSchedule",),
+    )
+
+
+DEV_NODES = (
+    *(pool_node(f"system-{zone}", "system", "e2-standard-4", "3500m", "12Gi", zone=zone) for zone in "abc"),
+    *(pool_node(f"cpu-{number}", "cpu", "e2-standard-4", "3500m", "12Gi") for number in range(4)),
+    pool_node("gpu-0", "gpu", "g2-standard-8", "7300m", "25Gi", gpus=1),
+)
+PROD_NODES = (
+    *(pool_node(f"system-{zone}", "system", "n2-standard-4", "3500m", "12Gi", zone=zone) for zone in "abc"),
+    *(pool_node(f"system-{zone}2", "system", "n2-standard-4", "3500m", "12Gi", zone=zone) for zone in "abc"),
+    *(pool_node(f"serving-cpu-{zone}", "serving-cpu", "n2-standard-8", "7400m", "27Gi", zone=zone) for zone in "abc"),
+    pool_node("training-cpu-0", "training-cpu", "n2-standard-8", "7400m", "27Gi"),
+    pool_node("training-gpu-0", "training-gpu", "g2-standard-24", "23000m", "85Gi", gpus=2),
+)
+
+
+@dataclass
+class Environment:
+    """A project's copy, its engine, its cluster."""
+
+    project: Path
+    engine: Engine
+    cluster: ControlPlane
+
+    def add_model(self, name: str, like: str = "polyp_seg") -> None:
+        """A model folder that differs from another in its name only."""
+        folder = self.project / "models" / name
+        shutil.copytree(self.project / "models" / like, folder, ignore=shutil.ignore_patterns("__pycache__"))
+        for file in [folder / "model.yaml", *folder.glob("triton/*/config.pbtxt")]:
+            file.write_text(file.read_text().replace(like, name))
+        if (folder / "triton" / like).is_dir():
+            (folder / "triton" / like).rename(folder / "triton" / name)
+
+    def remove_model(self, name: str) -> None:
+        """Take a model folder away."""
+        shutil.rmtree(self.project / "models" / name)
+
+    def pods(self) -> dict[str, tuple[str, int]]:
+        """UID and restarts of every pod of the platform, by namespace and name."""
+        found: dict[str, tuple[str, int]] = {}
+        for pod in self.cluster.get("/api/v1/pods")["items"]:
+            metadata = pod["metadata"]
+            if metadata["namespace"].startswith("modelport-"):
+                restarts = sum(status["restartCount"] for status in pod["status"].get("containerStatuses", []))
+                found[f"{metadata['namespace']}/{metadata['name']}"] = (metadata["uid"], restarts)
+        return found
+
+
+def chart_definitions(folder: Path) -> Path:
+    """The definitions that each chart brings, where the stand-in for Helm looks for them."""
+    for chart, tool in CHART_CRDS.items():
+        (folder / chart).parent.mkdir(parents=True, exist_ok=True)
+        (folder / chart).symlink_to(crds(tool))
+    return folder
+
+
+def environment(folder: Path, cluster: ControlPlane, stack: str) -> Environment:
+    """A fresh copy of the project with a stack on Google's stand-in."""
+    project = copy_project(PROJECT, folder / "project")
+    engine = Engine(
+        project,
+        folder / "state",
+        kubeconfig=cluster.kubeconfig,
+        env={
+            # The copy comes before the checkout that is installed.
+            "PYTHONPATH": str(project),
+            "MODELPORT_TEST_CRDS": str(chart_definitions(folder / "charts")),
+            "MODELPORT_TEST_GCP": str(folder / "gcp.json"),
+            "PATH": f"{folder / 'state' / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        },
+    )
+    engine.stack_init(stack)
+    engine.config_set("gcp:project", "a-project")
+    engine.config_set("gcp:region", "europe-west4")
+    return Environment(project, engine, cluster)
+
+
+@dataclass
+class Up(Environment):
+    """An environment that is up."""
+
+    first_preview: Changes
+    first_up: Changes
+
+
+@pytest.fixture(scope="session")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """dev, up. Whoever changes it puts it back."""
+    with ControlPlane(nodes=DEV_NODES) as cluster:
+        cluster.apply_crds(crds("gateway-api"))
+        made = environment(tmp_path_factory.mktemp("dev"), cluster, "dev")
+        preview = made.engine.preview()
+        up = made.engine.up()
+        yield Up(made.project, made.engine, cluster, preview, up)
+
+
+@pytest.fixture(scope="session")
+def prod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """prod, up."""
+    with ControlPlane(nodes=PROD_NODES) as cluster:
+        cluster.apply_crds(crds("gateway-api"))
+        made = environment(tmp_path_factory.mktemp("prod"), cluster, "prod")
+        preview = made.engine.preview()
+        up = made.engine.up()
+        yield Up(made.project, made.engine, cluster, preview, up)
+
+
+@pytest.fixture(scope="session")
+def empty_cluster() -> Iterator[ControlPlane]:
+    """A cluster for previews only: nothing is ever made there."""
+    with ControlPlane(nodes=DEV_NODES) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def draft(tmp_path: Path, empty_cluster: ControlPlane) -> Environment:
+    """dev in a project of its own, for previews."""
+    return environment(tmp_path, empty_cluster, "dev")

@@ -1,0 +1,145 @@
+"""The life of dev on the real engine: up, nothing more to do, a model more, a model less, another image, drift."""
+
+import shutil
+
+import pytest
+
+from tests.engine.engine import CHANGING, EngineFailed, Step
+from tests.infra.conftest import Up
+
+
+def of_model(step: Step, dns: str) -> bool:
+    """Whether a resource belongs to a model, as its name says."""
+    return step.name.startswith(f"{dns}-")
+
+
+def changing(changes) -> list[Step]:
+    return [step for step in changes.steps if step.op in CHANGING]
+
+
+def test_the_preview_prints_what_goes_where(dev: Up):
+    assert "polyp_seg  train worker" in dev.first_preview.log
+    assert "cpu (spot)" in dev.first_preview.log
+
+
+def test_up_makes_what_the_preview_said(dev: Up):
+    assert {step.urn for step in dev.first_preview.created} == {step.urn for step in dev.first_up.created}
+
+
+def test_a_second_preview_is_empty(dev: Up):
+    assert dev.engine.preview().empty
+
+
+def test_a_refresh_finds_no_drift(dev: Up):
+    assert changing(dev.engine.refresh()) == []
+    assert dev.engine.preview().empty
+
+
+def test_state_lives_in_a_namespace_of_its_own(dev: Up):
+    def where(kind: str) -> set[str]:
+        return {item["metadata"]["namespace"] for item in dev.cluster.get(kind)["items"]}
+
+    assert where("/apis/apps/v1/statefulsets") == {"modelport-registry", "modelport-serving"}
+    names = {item["metadata"]["name"] for item in dev.cluster.get("/api/v1/namespaces")["items"]}
+    assert {f"modelport-{part}" for part in ("registry", "training", "serving", "operators", "monitoring")} <= names
+
+
+def test_the_outputs_tell_a_person_what_to_do_next(dev: Up):
+    outputs = dev.engine.outputs()
+    assert outputs["cluster"].startswith("gcloud container clusters get-credentials")
+    assert outputs["urls"]["gateway"].startswith("http://gateway.modelport-serving")
+    assert outputs["models"]["polyp_seg"]["version"] == "follows the promotion log"
+    assert "kubectl" in outputs["models"]["polyp_seg"]["train_again"]
+    assert "[secret]" not in str(outputs)
+
+
+def test_adding_and_removing_a_model_touches_nothing_else(dev: Up):
+    before = dev.pods()
+    dev.add_model("snow_level")
+    try:
+        added = changing(dev.engine.up())
+        assert added
+        assert {step.op for step in added} == {"create"}
+        assert all(of_model(step, "snow-level") for step in added), [step.name for step in added]
+        after = dev.pods()
+        assert {name: after.get(name) for name in before} == before
+        assert any("snow-level" in name for name in set(after) - set(before))
+    finally:
+        dev.remove_model("snow_level")
+    removed = changing(dev.engine.up())
+    assert {step.op for step in removed} == {"delete"}
+    assert {step.urn for step in removed} == {step.urn for step in added}
+    final = dev.pods()
+    assert {name: final.get(name) for name in before} == before
+    assert dev.engine.preview().empty
+
+
+def test_another_platform_image_starts_no_training(dev: Up):
+    def jobs() -> dict[str, str]:
+        items = dev.cluster.get("/apis/batch/v1/namespaces/modelport-training/jobs")["items"]
+        return {item["metadata"]["name"]: item["metadata"]["uid"] for item in items}
+
+    before = jobs()
+    assert before
+    image = "europe-west4-docker.pkg.dev/MY-PROJECT/modelport/platform:"
+    dev.engine.config_set("modelport:image", f"{image}0.2.0")
+    try:
+        changed = dev.engine.up()
+        assert changing(changed), "the gateway, at least, runs the new image"
+        assert jobs() == before
+    finally:
+        dev.engine.config_set("modelport:image", f"{image}0.1.0")
+        dev.engine.up()
+    assert jobs() == before
+
+
+def test_new_code_of_a_model_submits_a_training_and_leaves_its_servers_alone(dev: Up):
+    file = dev.project / "models" / "polyp_seg" / "train.py"
+    text = file.read_text()
+    before = dev.pods()
+    file.write_text(text + "\n# another line of code\n")
+    try:
+        changes = changing(dev.engine.preview())
+        assert any(step.type.endswith(":Job") for step in changes)
+        assert all("training" in step.name for step in changes), [step.name for step in changes]
+    finally:
+        file.write_text(text)
+    assert dev.pods() == before
+
+
+def test_a_pinned_version_changes_one_config_map_and_restarts_nothing(dev: Up):
+    before = dev.pods()
+    dev.engine.config_set("modelport:versions.polyp_seg", "ab" * 32, path=True)
+    try:
+        changed = changing(dev.engine.up())
+        assert [step.type for step in changed if step.type != "pulumi:pulumi:Stack"] == ["kubernetes:core/v1:ConfigMap"]
+        assert dev.engine.outputs()["models"]["polyp_seg"]["version"] == "ab" * 32
+    finally:
+        dev.engine.run("config", "rm", "--stack", "dev", "--path", "modelport:versions.polyp_seg")
+        dev.engine.up()
+    assert dev.pods() == before
+
+
+def test_drift_is_seen_and_put_right(dev: Up):
+    path = "/apis/apps/v1/namespaces/modelport-serving/deployments/triton-polyp-seg"
+    patch = {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 1}}}}
+    dev.cluster.request("PATCH", path, patch, content_type="application/strategic-merge-patch+json")
+    refreshed = dev.engine.refresh()
+    assert [step.name for step in refreshed.updated if "Deployment" in step.type] == ["polyp-seg-pool-deployment"]
+    put_right = dev.engine.up()
+    assert [step.name for step in put_right.updated if "Deployment" in step.type] == ["polyp-seg-pool-deployment"]
+    assert dev.cluster.get(path)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > 1
+
+
+def test_a_broken_model_stops_the_preview_and_changes_nothing(dev: Up):
+    dev.add_model("broken")
+    try:
+        (dev.project / "models" / "broken" / "model.yaml").write_text("name: broken\ntask: segment\nownr: me\n")
+        with pytest.raises(EngineFailed) as caught:
+            dev.engine.preview()
+    finally:
+        shutil.rmtree(dev.project / "models" / "broken")
+    assert "models/broken/model.yaml" in str(caught.value)
+    assert "ownr" in str(caught.value)
+    assert "remedy" in str(caught.value)
+    assert "Traceback" not in caught.value.log

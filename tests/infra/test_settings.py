@@ -1,0 +1,91 @@
+"""What a stack may say, and what is told when it says something else."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from infra.settings import GkeSettings, gcp_settings, parse
+from modelport.errors import BadInput
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+RIGHT = {
+    "owner": "platform",
+    "image": "registry.example.org/modelport/platform:0.1.0",
+    "cluster": {"kind": "existing", "nodes": {"all": {"cpus": 4, "memory": "8Gi"}}},
+}
+
+
+def changed(**changes):
+    return {**RIGHT, **changes}
+
+
+def gke(**changes):
+    return changed(
+        cluster={"kind": "gke", "node_pools": {"gpu": {"accelerator": "nvidia-l4", "maximum": 1, **changes}}}
+    )
+
+
+@pytest.mark.parametrize("stack", ["dev", "prod"])
+def test_the_stacks_in_the_repository_are_valid(stack):
+    config = yaml.safe_load((PROJECT / "stacks" / f"Pulumi.{stack}.yaml").read_text())["config"]
+    settings = parse({key.removeprefix("modelport:"): value for key, value in config.items()}, stack)
+    assert isinstance(settings.cluster, GkeSettings)
+    assert settings.protect == (stack == "prod")
+
+
+@pytest.mark.parametrize(
+    ("values", "key", "said"),
+    [
+        ({k: v for k, v in RIGHT.items() if k != "owner"}, "modelport:owner", "is not set"),
+        (changed(ownr="x"), "modelport:ownr", "is not a known key"),
+        (changed(image="platform"), "modelport:image", "pattern"),
+        (changed(image="registry.example.org:5000/platform"), "modelport:image", "pattern"),
+        (changed(cluster={"kind": "eks"}), "modelport:cluster", "tag"),
+        (changed(cluster={"nodes": {}}), "modelport:cluster", "is not set"),
+        (changed(cluster={"kind": "existing", "nodes": {}}), "modelport:cluster.nodes", "at least 1"),
+        (changed(store={"engine": "ceph"}), "modelport:store.engine", "minio"),
+        (changed(store={"engine": "gcs"}), "modelport", "needs cluster.kind: gke"),
+        (changed(database={"engine": "cloud-sql"}), "modelport", "needs cluster.kind: gke"),
+        (changed(gateway={"hostname": "a.example.org"}), "modelport:gateway", "missing: gateway_class, issuer"),
+        (changed(gateway={"callers": []}), "modelport:gateway.callers", "at least 1"),
+        (changed(versions={"polyp_seg": "v7"}), "modelport:versions.polyp_seg", "pattern"),
+        (changed(rotation={"everything": 2}), "modelport:rotation", "there is no 'everything'; there are: trainer"),
+        (changed(models={"polyp_seg": {"serve": {"replica": 2}}}), "modelport:models.polyp_seg.serve.replica", "known"),
+        (gke(accelerator="nvidia-b9000"), "modelport:cluster.node_pools.gpu.accelerator", "nvidia-l4"),
+        (gke(maximum=0), "modelport:cluster.node_pools.gpu.maximum", "greater"),
+        (gke(use=["everything"]), "modelport:cluster.node_pools.gpu.use.0", "'training'"),
+    ],
+)
+def test_a_wrong_key_is_named_with_how_to_set_it(values, key, said):
+    with pytest.raises(BadInput) as caught:
+        parse(values, "dev")
+    assert caught.value.key == key
+    assert said in str(caught.value)
+    assert caught.value.file == "stacks/dev/Pulumi.dev.yaml"
+    assert caught.value.remedy
+
+
+def test_a_misspelt_key_lists_the_known_ones():
+    with pytest.raises(BadInput) as caught:
+        parse(changed(models={"polyp_seg": {"serve": {"replica": 2}}}), "dev")
+    assert "replicas" in (caught.value.remedy or "")
+
+
+def test_every_wrong_key_is_told_at_once():
+    with pytest.raises(BadInput) as caught:
+        parse(changed(owner="", protect="perhaps"), "dev")
+    assert "modelport:owner" in str(caught.value)
+    assert "modelport:protect" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("project", "region", "key"),
+    [(None, "europe-west4", "gcp:project"), ("p", None, "gcp:region"), ("", "r", "gcp:project")],
+)
+def test_project_and_region_must_be_set(project, region, key):
+    with pytest.raises(BadInput) as caught:
+        gcp_settings(project, region)
+    assert caught.value.key == key
+    assert f"pulumi config set {key}" in str(caught.value)

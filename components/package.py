@@ -7,6 +7,7 @@ from typing import Any
 import pulumi
 from pulumi.provider.experimental.component import ComponentProvider
 
+from components.charts import CertManager, Keda
 from components.gateway import Gateway
 from components.gke import CpuNodePool, GkeCluster, GpuNodePool
 from components.kuberay import KubeRayOperator, Training
@@ -22,10 +23,12 @@ NAME = "modelport"
 VERSION = "0.1.0"
 
 COMPONENTS: list[type[pulumi.ComponentResource]] = [
+    CertManager,
     CpuNodePool,
     Gateway,
     GkeCluster,
     GpuNodePool,
+    Keda,
     KubeRayOperator,
     LoadTest,
     MlflowServer,

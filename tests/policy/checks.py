@@ -109,10 +109,10 @@ def parse_matrix(text: str) -> set[Connection]:
         if allowed == "All connections":
             found |= {Connection(source, target, protocol, 1, 65535) for protocol in ("TCP", "UDP")}
             continue
-        match = re.fullmatch(r"\{protocols:([A-Z,]+)(?:,dst_ports:([\d,-]+))?\}", allowed)
+        match = re.fullmatch(r"\{protocols:([A-Z, ]+)(?:,dst_ports:([\d,-]+))?\}", allowed)
         if not match:
             raise ValueError(f"not understood: {line!r}")
-        for protocol in match[1].split(","):
+        for protocol in match[1].replace(" ", "").split(","):
             for ports in (match[2] or "1-65535").split(","):
                 first, _, last = ports.partition("-")
                 found.add(Connection(source, target, protocol, int(first), int(last or first)))

@@ -37,7 +37,7 @@ lint: setup ## formatting, lint, types, directions of imports, model folders
 	$(BIN)/lint-imports
 	$(BIN)/modelport check
 
-unit: setup ## every test
+unit: setup tools ## every test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 tools: setup ## build the programs that tests of the infrastructure run; ten minutes the first time

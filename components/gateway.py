@@ -41,7 +41,7 @@ class IssuerKind(StrEnum):
     CLUSTER_ISSUER = "ClusterIssuer"
 
 
-class GatewayTlsArgs(TypedDict):
+class GatewayTls(TypedDict):
     """Where the certificate comes from: an issuer, or a Secret that exists."""
 
     issuer_kind: NotRequired[IssuerKind]
@@ -52,7 +52,7 @@ class GatewayTlsArgs(TypedDict):
     """Name of a Secret of type kubernetes.io/tls that somebody else keeps up to date, instead of an issuer."""
 
 
-class GatewayResourcesArgs(TypedDict):
+class GatewayResources(TypedDict):
     """What one replica asks for."""
 
     cpu: NotRequired[float]
@@ -82,9 +82,9 @@ class GatewayArgs(TypedDict):
     """Public DNS name."""
     gateway_class: NotRequired[str]
     """Class of the Gateway API, such as gke-l7-global-external-managed; absent leaves the API inside of the cluster."""
-    tls: NotRequired[GatewayTlsArgs]
+    tls: NotRequired[GatewayTls]
     """Certificate of the public name; there is no public entry without one."""
-    resources: NotRequired[GatewayResourcesArgs]
+    resources: NotRequired[GatewayResources]
     """What one replica asks for."""
     max_megapixels: NotRequired[float]
     """Largest image, millions of pixels [default: 50]."""
@@ -348,7 +348,7 @@ def autoscaler_spec(name: str, args: GatewayArgs) -> Manifest:
 
 
 def public_objects(
-    name: str, gateway_class: str, hostname: str, tls: GatewayTlsArgs
+    name: str, gateway_class: str, hostname: str, tls: GatewayTls
 ) -> dict[str, tuple[str, str, Manifest]]:
     """What makes the API public: (API version, kind, spec) by the suffix of the object's name.
 

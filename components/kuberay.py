@@ -14,7 +14,7 @@ import pulumi_kubernetes as kubernetes
 from components import labels, pods, versions
 from components.charts import chart_release
 from components.labels import Component
-from components.placement import PlacementArgs, placement_of
+from components.placement import NodePlacement, placement_of
 from components.pods import Manifest, typed
 from components.ray_job import (
     BUNDLE_FILE,
@@ -34,7 +34,7 @@ _OPERATOR_USER = 65532
 
 _HEAD_CPUS, _HEAD_MEMORY = 1.0, "4Gi"
 _WAIT_SECONDS = 6 * 3600
-_DATA_POLL = "*/30 * * * *"
+_POLL_MINUTES = 30
 _NEVER = "0 0 1 1 *"
 _SUBMIT_SECONDS = 1800
 """Submitting takes seconds; this allows for a node and an image to come first."""
@@ -96,7 +96,7 @@ def operator_values(watch_namespaces: Sequence[str], extra: Mapping[str, str] | 
     }
 
 
-class TrainingWorkersArgs(TypedDict):
+class TrainingWorkers(TypedDict):
     """The pods that train."""
 
     count: int
@@ -111,7 +111,7 @@ class TrainingWorkersArgs(TypedDict):
     """Local disk of each, for datasets, a Kubernetes quantity [default: 8Gi]."""
 
 
-class TrainingHeadArgs(TypedDict):
+class TrainingHead(TypedDict):
     """The pod that drives a training and exports its release."""
 
     cpus: float
@@ -139,13 +139,13 @@ class TrainingArgs(TypedDict):
     """Secret whose key ``connection.json`` is the trainer's connection."""
     data_uri: str
     """Where the dataset is, ``s3://BUCKET/datasets/NAME``."""
-    workers: TrainingWorkersArgs
+    workers: TrainingWorkers
     """The pods that train."""
-    head: NotRequired[TrainingHeadArgs]
+    head: NotRequired[TrainingHead]
     """The pod that drives them [default: 1 core, 4Gi]."""
-    placement: NotRequired[PlacementArgs]
+    placement: NotRequired[NodePlacement]
     """Nodes of the workers [default: any]."""
-    head_placement: NotRequired[PlacementArgs]
+    head_placement: NotRequired[NodePlacement]
     """Nodes of the head and of what submits [default: any]; best not those that may be taken away."""
     spot: bool
     """Whether nodes may be taken away: with its head lost, a training goes on in a new cluster from its checkpoint."""
@@ -229,7 +229,8 @@ class Training(pulumi.ComponentResource):
                 service_account=account,
                 mount=given(args["connection_secret"], bundle, template),
                 pod_labels=labels.labels_for(model, Component.TRAINING_TRIGGER, extra),
-                placement=placement_of(args.get("head_placement")),
+                # On any node: one that has to be started would take minutes for a second's work.
+                placement=pods.Placement(),
             )
 
         if not suspended:
@@ -244,7 +245,9 @@ class Training(pulumi.ComponentResource):
         kubernetes.batch.v1.CronJob(
             f"{name}-data-poll",
             metadata=typed(metadata(f"{model}-data-poll", Component.TRAINING_TRIGGER)),
-            spec=typed(cron_job(args.get("data_poll", _DATA_POLL), submission("--if-new"), suspended=suspended)),
+            spec=typed(
+                cron_job(args.get("data_poll", data_poll(args["model"])), submission("--if-new"), suspended=suspended)
+            ),
             opts=mine,
         )
         # There without a schedule too: it is what a person starts.
@@ -313,6 +316,12 @@ def code_id(code_version: str) -> str:
     return code_version[:8]
 
 
+def data_poll(model: str) -> str:
+    """Cron expression of every half hour, at minutes of the model's own: a hundred of them do not ask at once."""
+    minute = int(hashlib.sha256(model.encode()).hexdigest(), 16) % _POLL_MINUTES
+    return f"{minute},{minute + _POLL_MINUTES} * * * *"
+
+
 def submit_job(
     model_name: str,
     option: str,
@@ -378,7 +387,7 @@ def _plan(
     extra: Mapping[str, str],
 ) -> RayJobPlan:
     workers = args["workers"]
-    head = args.get("head") or TrainingHeadArgs(cpus=_HEAD_CPUS, memory=_HEAD_MEMORY)
+    head = args.get("head") or TrainingHead(cpus=_HEAD_CPUS, memory=_HEAD_MEMORY)
     return RayJobPlan(
         model=args["model"],
         model_name=args["model_name"],

@@ -8,7 +8,7 @@ import pulumi
 
 from components import object_args, object_rights, object_server, pods, ports
 from components.jobs import GENERATION
-from components.object_args import BucketArgs, ConsumerArgs, ObjectStoreArgs
+from components.object_args import Consumer, ObjectStoreArgs, StoreBucket
 from components.pods import Container, Manifest, Mount, Resources
 from components.versions import Image, reference
 
@@ -71,7 +71,7 @@ def spec(name: str, args: ObjectStoreArgs, labels: Mapping[str, str], account: p
     return object_server.stateful_set(name, args, container, labels, account, annotations)
 
 
-def setup_files(buckets: Sequence[BucketArgs], consumers: Sequence[ConsumerArgs]) -> dict[str, str]:
+def setup_files(buckets: Sequence[StoreBucket], consumers: Sequence[Consumer]) -> dict[str, str]:
     """Content of the setup's ConfigMap: the script, and what it shall bring about. No secret."""
     files = {
         "setup.sh": (_SCRIPTS / "minio_setup.sh").read_text(),

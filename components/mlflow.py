@@ -30,7 +30,7 @@ _USER = re.compile(r"[a-z][a-z0-9_.-]{0,62}")
 _PERMISSIONS = ("READ", "USE", "EDIT", "MANAGE")
 
 
-class MlflowDatabaseArgs(TypedDict):
+class MlflowDatabase(TypedDict):
     """A PostgreSQL database whose owner the server is."""
 
     host: pulumi.Input[str]
@@ -45,7 +45,7 @@ class MlflowDatabaseArgs(TypedDict):
     """Its password."""
 
 
-class MlflowArtifactsArgs(TypedDict):
+class MlflowArtifacts(TypedDict):
     """A bucket that the server keeps artifacts in; clients need no key for it."""
 
     endpoint: pulumi.Input[str]
@@ -60,7 +60,7 @@ class MlflowArtifactsArgs(TypedDict):
     """Its secret."""
 
 
-class MlflowResourcesArgs(TypedDict):
+class MlflowResources(TypedDict):
     """What one replica asks for."""
 
     cpu: NotRequired[float]
@@ -80,9 +80,9 @@ class MlflowServerArgs(TypedDict):
     """Replicas [default: 1]."""
     workers: NotRequired[int]
     """Processes of each replica [default: 2]."""
-    database: MlflowDatabaseArgs
+    database: MlflowDatabase
     """Where runs, registered versions and users are kept."""
-    artifacts: MlflowArtifactsArgs
+    artifacts: MlflowArtifacts
     """Where artifacts are kept."""
     users: list[str]
     """Who may log in beside the administrator. Everybody reads everything, and changes what is their own."""
@@ -90,7 +90,7 @@ class MlflowServerArgs(TypedDict):
     """Rights beyond that, by user: READ, USE, EDIT or MANAGE on every resource of a kind (``experiment``)."""
     password_generation: NotRequired[int]
     """Another number gives everybody another password, on the server too [default: 1]."""
-    resources: NotRequired[MlflowResourcesArgs]
+    resources: NotRequired[MlflowResources]
     """What one replica asks for."""
     labels: NotRequired[dict[str, str]]
     """Further labels of every object."""

@@ -68,7 +68,7 @@ class NetworkRule(TypedDict):
     """Ports of the end that is called."""
 
 
-class LimitDefaultsArgs(TypedDict):
+class LimitDefaults(TypedDict):
     """What a container gets that says nothing: an operator's pod, say. Ours always say."""
 
     cpu_request: NotRequired[str]
@@ -94,7 +94,7 @@ class SecureNamespaceArgs(TypedDict):
     """Connections that are allowed; nothing else is, but DNS."""
     quota: NotRequired[dict[str, str]]
     """Sums that all pods together may reach, by Kubernetes' names, such as ``requests.memory``."""
-    limit_defaults: NotRequired[LimitDefaultsArgs]
+    limit_defaults: NotRequired[LimitDefaults]
     """Requests and limits of containers that say none."""
     protect: NotRequired[bool]
     """Refuse to delete it, and with it every volume claim inside [default: false]."""
@@ -211,7 +211,7 @@ def network_policy(rule: NetworkRule) -> Manifest:
     }
 
 
-def limit_range(wanted: LimitDefaultsArgs) -> Manifest:
+def limit_range(wanted: LimitDefaults) -> Manifest:
     """A LimitRange's spec."""
     return {
         "limits": [

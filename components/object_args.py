@@ -18,7 +18,7 @@ _NAME = re.compile(r"[a-z][a-z0-9-]{1,18}[a-z0-9]")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 
 
-class ExpireArgs(TypedDict):
+class Expiry(TypedDict):
     """Objects that are removed by age."""
 
     prefix: str
@@ -27,7 +27,7 @@ class ExpireArgs(TypedDict):
     """Days after which they go."""
 
 
-class BucketArgs(TypedDict):
+class StoreBucket(TypedDict):
     """A bucket."""
 
     name: str
@@ -36,11 +36,11 @@ class BucketArgs(TypedDict):
     """Keep what is overwritten or deleted for a while [default: false]."""
     noncurrent_days: NotRequired[int]
     """With versioning: days for which it is kept [default: 30]."""
-    expire: NotRequired[list[ExpireArgs]]
+    expire: NotRequired[list[Expiry]]
     """Objects that are removed by age."""
 
 
-class GrantArgs(TypedDict):
+class Grant(TypedDict):
     """Rights of a consumer in one bucket."""
 
     bucket: str
@@ -51,12 +51,12 @@ class GrantArgs(TypedDict):
     """Prefixes whose objects it lists, reads, writes and deletes."""
 
 
-class ConsumerArgs(TypedDict):
+class Consumer(TypedDict):
     """Somebody with an access key of their own."""
 
     name: str
     """The name, which is the access key too where the engine lets it be."""
-    grants: list[GrantArgs]
+    grants: list[Grant]
     """What it may do; nothing else is allowed."""
 
 
@@ -68,7 +68,7 @@ class ObjectStoreEngine(StrEnum):
     GCS = "gcs"
 
 
-class ObjectStoreResourcesArgs(TypedDict):
+class ObjectStoreResources(TypedDict):
     """What one replica asks for."""
 
     cpu: NotRequired[float]
@@ -77,7 +77,7 @@ class ObjectStoreResourcesArgs(TypedDict):
     """Kubernetes quantity [default: 1Gi]."""
 
 
-class GcsArgs(TypedDict):
+class Gcs(TypedDict):
     """Where buckets of Google Cloud Storage lie."""
 
     project: str
@@ -105,15 +105,15 @@ class ObjectStoreArgs(TypedDict):
     """Storage class of the volumes [default: the cluster's]."""
     replicas: NotRequired[int]
     """MinIO: 1, or at least 4, which then survive the loss of a node. It is decided once [default: 1]."""
-    buckets: list[BucketArgs]
+    buckets: list[StoreBucket]
     """Buckets."""
-    consumers: list[ConsumerArgs]
+    consumers: list[Consumer]
     """Who has an access key, and what it is good for."""
     key_generations: NotRequired[dict[str, int]]
     """Generation of a consumer's key; another number makes another key, and the server forgets the old one."""
     root_generation: NotRequired[int]
     """Generation of the administrator's credentials, which no consumer has [default: 1]."""
-    resources: NotRequired[ObjectStoreResourcesArgs]
+    resources: NotRequired[ObjectStoreResources]
     """What one replica asks for."""
     tls_secret: NotRequired[str]
     """MinIO: Secret with ``tls.crt``, ``tls.key`` and ``ca.crt`` for the Service's names; gives https."""
@@ -123,7 +123,7 @@ class ObjectStoreArgs(TypedDict):
     """Refuse to delete volumes or buckets, and keep them when that is forced [default: false]."""
     labels: NotRequired[dict[str, str]]
     """Further labels of every object."""
-    gcs: NotRequired[GcsArgs]
+    gcs: NotRequired[Gcs]
     """Where the buckets lie, for the engine `gcs`."""
 
 
@@ -176,7 +176,7 @@ def generations(args: ObjectStoreArgs) -> dict[str, int]:
     return {consumer["name"]: int(given.get(consumer["name"], 1)) for consumer in args["consumers"]}
 
 
-def _check_rights(buckets: Sequence[BucketArgs], consumers: Sequence[ConsumerArgs], given: Mapping[str, int]) -> None:
+def _check_rights(buckets: Sequence[StoreBucket], consumers: Sequence[Consumer], given: Mapping[str, int]) -> None:
     """Refuse rights in buckets that are not there, and names that an engine would refuse later.
 
     Raises:

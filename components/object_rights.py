@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from components.object_args import BucketArgs, ConsumerArgs
+from components.object_args import Consumer, StoreBucket
 from components.pods import Manifest
 
 NONCURRENT_DAYS = 30
@@ -19,7 +19,7 @@ _WRITE = (
 )
 
 
-def minio_policy(consumer: ConsumerArgs) -> str:
+def minio_policy(consumer: Consumer) -> str:
     """A consumer's policy, as JSON in the language of S3: objects by prefix, and lists of these prefixes only."""
     statements: list[Manifest] = []
     for grant in consumer["grants"]:
@@ -37,7 +37,7 @@ def minio_policy(consumer: ConsumerArgs) -> str:
     return json.dumps({"Version": "2012-10-17", "Statement": statements}, sort_keys=True, separators=(",", ":"))
 
 
-def seaweedfs_actions(consumer: ConsumerArgs) -> list[str]:
+def seaweedfs_actions(consumer: Consumer) -> list[str]:
     """SeaweedFS's names for a consumer's rights."""
     found: list[str] = []
     for grant in consumer["grants"]:
@@ -48,7 +48,7 @@ def seaweedfs_actions(consumer: ConsumerArgs) -> list[str]:
 
 
 def seaweedfs_identities(
-    consumers: Sequence[ConsumerArgs], secrets: Mapping[str, str], admin: str, admin_secret: str
+    consumers: Sequence[Consumer], secrets: Mapping[str, str], admin: str, admin_secret: str
 ) -> str:
     """The file of ``weed server -s3.config``: JSON with the secret key of each consumer and of the administrator."""
     everybody = [(consumer["name"], secrets[consumer["name"]], seaweedfs_actions(consumer)) for consumer in consumers]
@@ -63,7 +63,7 @@ def seaweedfs_identities(
     )
 
 
-def lifecycle(bucket: BucketArgs) -> dict[str, Any] | None:
+def lifecycle(bucket: StoreBucket) -> dict[str, Any] | None:
     """A bucket's lifecycle configuration as S3 spells it; None where nothing expires."""
     rules: list[Manifest] = [
         {
@@ -86,7 +86,7 @@ def lifecycle(bucket: BucketArgs) -> dict[str, Any] | None:
     return {"Rules": rules} if rules else None
 
 
-def gcs_lifecycle(bucket: BucketArgs) -> list[Manifest]:
+def gcs_lifecycle(bucket: StoreBucket) -> list[Manifest]:
     """A bucket's lifecycle rules as `gcp.storage.Bucket` takes them."""
     rules: list[Manifest] = []
     for rule in bucket.get("expire", []):

@@ -12,30 +12,31 @@ import pulumi_random
 from components import minio, object_args, object_rights, object_server, pods, seaweedfs
 from components.jobs import after, fingerprint, job_spec, service_account
 from components.labels import Component, labels_for, selector_for
+from components.node_pools import gcp_labels
 from components.object_args import (
     ROOT,
-    BucketArgs,
-    ConsumerArgs,
-    ExpireArgs,
-    GcsArgs,
-    GrantArgs,
+    Consumer,
+    Expiry,
+    Gcs,
+    Grant,
     ObjectStoreArgs,
     ObjectStoreEngine,
-    ObjectStoreResourcesArgs,
+    ObjectStoreResources,
+    StoreBucket,
 )
 from components.pods import Manifest
 from components.versions import Image
 
 __all__ = [
-    "BucketArgs",
-    "ConsumerArgs",
-    "ExpireArgs",
-    "GcsArgs",
-    "GrantArgs",
+    "Consumer",
+    "Expiry",
+    "Gcs",
+    "Grant",
     "ObjectStore",
     "ObjectStoreArgs",
     "ObjectStoreEngine",
-    "ObjectStoreResourcesArgs",
+    "ObjectStoreResources",
+    "StoreBucket",
 ]
 
 _S3_REGION = "us-east-1"
@@ -289,7 +290,7 @@ class ObjectStore(pulumi.ComponentResource):
                 versioning={"enabled": bucket.get("versioning", False)},
                 lifecycle_rules=pods.typed({"rules": object_rights.gcs_lifecycle(bucket)})["rules"],
                 soft_delete_policy={"retention_duration_seconds": _SOFT_DELETE_SECONDS},
-                labels=_gcp_labels(args.get("labels", {})),
+                labels=gcp_labels(args.get("labels", {})),
                 opts=pulumi.ResourceOptions(parent=self, protect=protect, retain_on_delete=protect),
             )
             for bucket in args["buckets"]
@@ -338,7 +339,7 @@ class ObjectStore(pulumi.ComponentResource):
         )
 
 
-def gcs_roles(consumer: ConsumerArgs) -> list[tuple[str, str, str]]:
+def gcs_roles(consumer: Consumer) -> list[tuple[str, str, str]]:
     """Bucket, prefix and role for each of a consumer's rights."""
     return [
         (grant["bucket"], prefix, role)
@@ -359,8 +360,3 @@ def _metadata(name: str, args: ObjectStoreArgs, component: Component) -> Callabl
         return {"name": object_name, "namespace": args["namespace"], "labels": labels, **noted}
 
     return metadata
-
-
-def _gcp_labels(labels: Mapping[str, str]) -> dict[str, str]:
-    """Kubernetes labels in Google's alphabet."""
-    return {key.replace("/", "_").replace(".", "_").lower(): value.lower() for key, value in labels.items()}

@@ -1,5 +1,6 @@
 """What the component package offers, and its schema."""
 
+import inspect
 import json
 import sys
 from typing import Any
@@ -45,6 +46,9 @@ COMPONENTS: list[type[pulumi.ComponentResource]] = [
 
 def schema() -> dict[str, Any]:
     """The package's Pulumi schema, as the plugin answers it."""
+    for component in COMPONENTS:
+        # Indentation of the source would show as code blocks in generated documentation.
+        component.__doc__ = inspect.cleandoc(component.__doc__ or "")
     provider = ComponentProvider(COMPONENTS, NAME, None, VERSION)  # pyright: ignore[reportArgumentType]
     assert provider.schema is not None
     return json.loads(provider.schema)

@@ -5,7 +5,7 @@ from typing import NotRequired, TypedDict
 from components.pods import Placement
 
 
-class PlacementArgs(TypedDict):
+class NodePlacement(TypedDict):
     """Nodes that pods may run on."""
 
     node_selector: NotRequired[dict[str, str]]
@@ -14,7 +14,7 @@ class PlacementArgs(TypedDict):
     """Taints that are no obstacle, in Kubernetes' spelling: ``key``, ``operator``, ``value``, ``effect``."""
 
 
-def placement_of(args: PlacementArgs | None) -> Placement:
+def placement_of(args: NodePlacement | None) -> Placement:
     """The placement of a pod; anywhere when nothing is said."""
     given = args or {}
     return Placement(given.get("node_selector", {}), given.get("tolerations", ()))

@@ -14,6 +14,7 @@ import pulumi_random
 from components import pods, ports
 from components.jobs import GENERATION, after, fingerprint, job_spec, service_account
 from components.labels import Component, labels_for, selector_for
+from components.node_pools import gcp_labels
 from components.pods import Container, Manifest, Mount, Resources
 from components.versions import Image, reference
 
@@ -42,7 +43,7 @@ class PostgresEngine(StrEnum):
     CLOUD_SQL = "cloud-sql"
 
 
-class PostgresBackupArgs(TypedDict):
+class PostgresBackup(TypedDict):
     """Dumps of the database to an object store."""
 
     schedule: str
@@ -67,7 +68,7 @@ class PostgresBackupArgs(TypedDict):
     """Local disk for a dump on its way, a Kubernetes quantity [default: 2Gi]."""
 
 
-class PostgresResourcesArgs(TypedDict):
+class PostgresResources(TypedDict):
     """What the server asks for."""
 
     cpu: NotRequired[float]
@@ -76,7 +77,7 @@ class PostgresResourcesArgs(TypedDict):
     """Kubernetes quantity [default: 1Gi]."""
 
 
-class CloudSqlArgs(TypedDict):
+class CloudSql(TypedDict):
     """The instance of Cloud SQL."""
 
     project: str
@@ -124,13 +125,13 @@ class PostgresArgs(TypedDict):
     """In-cluster: another number restarts the server with another password of its administrator [default: 1]."""
     protect: NotRequired[bool]
     """In-cluster: refuse to delete the volume, and keep it when that is forced [default: false]."""
-    backup: NotRequired[PostgresBackupArgs]
+    backup: NotRequired[PostgresBackup]
     """In-cluster: dumps to an object store. Cloud SQL has its own."""
-    resources: NotRequired[PostgresResourcesArgs]
+    resources: NotRequired[PostgresResources]
     """In-cluster: what the server asks for."""
     labels: NotRequired[dict[str, str]]
     """Further labels of every object."""
-    cloud_sql: NotRequired[CloudSqlArgs]
+    cloud_sql: NotRequired[CloudSql]
     """The instance, for the engine `cloud-sql`."""
 
 
@@ -269,7 +270,7 @@ class Postgres(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(parent=self, depends_on=[*needs, config]),
         )
 
-    def _backup(self, name: str, args: PostgresArgs, backup: PostgresBackupArgs, job: pulumi.Resource) -> None:
+    def _backup(self, name: str, args: PostgresArgs, backup: PostgresBackup, job: pulumi.Resource) -> None:
         labels = labels_for(name, Component.POSTGRES_BACKUP, args.get("labels"))
         child = pulumi.ResourceOptions(parent=self)
         metadata: Any = {"name": f"{name}-backup", "namespace": args["namespace"], "labels": labels}
@@ -317,6 +318,8 @@ class Postgres(pulumi.ComponentResource):
             f"{name}-peering",
             network=wanted["network"],
             service="servicenetworking.googleapis.com",
+            # Google holds on to it for days after the last instance; it goes with the network.
+            deletion_policy="ABANDON",
             reserved_peering_ranges=[addresses.name],
             opts=child,
         )
@@ -472,7 +475,7 @@ def setup_template(name: str, args: PostgresArgs, labels: Mapping[str, str], acc
 def backup_spec(
     name: str,
     args: PostgresArgs,
-    backup: PostgresBackupArgs,
+    backup: PostgresBackup,
     labels: Mapping[str, str],
     account: pulumi.Input[str],
 ) -> Manifest:
@@ -529,7 +532,7 @@ def backup_spec(
     }
 
 
-def cloud_sql_settings(wanted: CloudSqlArgs, labels: Mapping[str, str]) -> Manifest:
+def cloud_sql_settings(wanted: CloudSql, labels: Mapping[str, str]) -> Manifest:
     """Settings of the instance, as `gcp.sql.DatabaseInstance` takes them."""
     return {
         "tier": wanted.get("tier", "db-custom-1-3840"),
@@ -554,9 +557,7 @@ def cloud_sql_settings(wanted: CloudSqlArgs, labels: Mapping[str, str]) -> Manif
                 "retention_unit": "COUNT",
             },
         },
-        "user_labels": {
-            key.replace("/", "_").replace(".", "_").lower(): value.lower() for key, value in labels.items()
-        },
+        "user_labels": gcp_labels(labels),
     }
 
 

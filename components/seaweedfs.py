@@ -8,7 +8,7 @@ import pulumi
 
 from components import object_args, object_rights, object_server, pods, ports
 from components.jobs import GENERATION, fingerprint
-from components.object_args import BucketArgs, ObjectStoreArgs
+from components.object_args import ObjectStoreArgs, StoreBucket
 from components.pods import Container, Manifest, Mount, Resources
 from components.versions import Image, reference
 
@@ -93,7 +93,7 @@ def arguments(data: str, identities: str, port: int) -> list[str]:
     ]
 
 
-def setup_files(buckets: Sequence[BucketArgs]) -> dict[str, str]:
+def setup_files(buckets: Sequence[StoreBucket]) -> dict[str, str]:
     """Content of the ConfigMap of a setup by the S3 API alone."""
     wanted = [
         {

@@ -10,7 +10,7 @@ import pulumi_kubernetes as kubernetes
 
 from components import labels, pods, ports
 from components.labels import Component
-from components.placement import PlacementArgs, placement_of
+from components.placement import NodePlacement, placement_of
 from components.pods import Manifest, typed
 
 MOUNT = "/etc/modelport"
@@ -38,7 +38,7 @@ _CPU_START_SECONDS, _GPU_START_SECONDS = 180, 900
 _SKIP_AWAIT = {"pulumi.com/skipAwait": "true"}
 
 
-class TritonReplicasArgs(TypedDict):
+class TritonReplicas(TypedDict):
     """How many servers there are."""
 
     min: int
@@ -47,7 +47,7 @@ class TritonReplicasArgs(TypedDict):
     """At most."""
 
 
-class TritonAutoscalingArgs(TypedDict):
+class TritonAutoscaling(TypedDict):
     """When KEDA adds servers."""
 
     prometheus_url: pulumi.Input[str]
@@ -75,7 +75,7 @@ class TritonPoolArgs(TypedDict):
     """Secret whose key ``admin-key`` changes Triton; the agent's connection has the same."""
     desired: dict[str, str]
     """Pinned release by model; empty, or missing, follows the model's promotion log."""
-    replicas: TritonReplicasArgs
+    replicas: TritonReplicas
     """How many servers there are."""
     cpus: float
     """Processor cores of each."""
@@ -87,9 +87,9 @@ class TritonPoolArgs(TypedDict):
     """Size of /dev/shm, in ``Mi`` or ``Gi``, at most half of `memory` [default: 1Gi]."""
     storage: NotRequired[str]
     """Local disk for loaded releases, and as much again for fetched ones, in ``Mi`` or ``Gi`` [default: 4Gi]."""
-    placement: NotRequired[PlacementArgs]
+    placement: NotRequired[NodePlacement]
     """Nodes that it may run on [default: any]."""
-    autoscaling: NotRequired[TritonAutoscalingArgs]
+    autoscaling: NotRequired[TritonAutoscaling]
     """Needed where `replicas` has a range."""
     surge: NotRequired[bool]
     """Whether an update starts a new server before it ends an old one; where no GPU is free for that, say no
@@ -386,7 +386,7 @@ def disruption_budget(least: int) -> Manifest:
 
 
 def scaled_object(
-    deployment: str, namespace: pulumi.Input[str], least: int, most: int, autoscaling: TritonAutoscalingArgs
+    deployment: str, namespace: pulumi.Input[str], least: int, most: int, autoscaling: TritonAutoscaling
 ) -> Manifest:
     """Spec of KEDA's ScaledObject: replicas in proportion to how long requests wait."""
     return {

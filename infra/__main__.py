@@ -5,22 +5,21 @@ from pathlib import Path
 import pulumi
 
 from components.labels import OWNER, STACK
-from infra import capacity, cluster, exports, platform, workload
-from infra.models import load_models
-from infra.settings import load
+from infra import cluster, exports, platform, workload
+from infra.plan import plan
+from infra.settings import configuration
 from modelport.errors import ModelportError
 
 
 def main() -> None:
     """Everything that can be wrong is looked at before the first resource is registered."""
-    settings, gcp = load()
-    models = load_models(Path(__file__).resolve().parent.parent, settings)
-    placed = capacity.place(workload.demands(models, settings), cluster.shapes(settings, gcp))
-    pulumi.log.info("what goes where:\n" + capacity.table(placed))
+    made = plan(configuration(), pulumi.get_stack(), Path(__file__).resolve().parent.parent)
+    pulumi.log.info("what goes where:\n" + made.table)
 
+    settings, models, placed = made.settings, made.models, made.placed
     labels = {STACK: pulumi.get_stack(), OWNER: workload.label_value(settings.owner)}
-    base = cluster.build(settings, gcp, labels)
-    shared = platform.build(settings, gcp, base, labels)
+    base = cluster.build(settings, made.gcp, labels)
+    shared = platform.build(settings, made.gcp, base, labels)
     opts = pulumi.ResourceOptions(providers=[base.provider])
     workload.build_pools(models, placed, settings, shared, labels, opts)
     served = {model.name: workload.build(model, placed, settings, shared, labels, opts) for model in models}
@@ -29,6 +28,6 @@ def main() -> None:
 
 try:
     main()
-except ModelportError as error:
-    # What the user can mend is told without a traceback.
+except (ModelportError, ValueError) as error:
+    # What the user can mend is told without a traceback; ValueError is how components refuse arguments.
     raise pulumi.RunError(str(error)) from None

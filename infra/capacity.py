@@ -36,6 +36,8 @@ class Shape:
     node_selector: Mapping[str, str] = field(default_factory=dict[str, str])
     tolerations: Sequence[Mapping[str, Any]] = ()
     spot: bool = False
+    shared: bool = False
+    """Whether its GPUs are shared in time: a pod then gets one of them at most."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +75,20 @@ def bytes_of(quantity: str) -> int:
 def place(demands: Sequence[Demand], shapes: Sequence[Shape]) -> list[Placed]:
     """The first shape, in the stack's order, that takes each demand; models without GPUs prefer nodes without.
 
-    Everything that serves must run at once. Trainings queue: each must fit onto its nodes alone, its head and workers
-    together.
+    Everything that serves must run at once. Trainings queue: each must fit, its head and workers together, beside all
+    that serves on the same nodes.
 
     Raises:
         BadInput: naming the model, and for every shape the limit that it exceeds.
     """
     found = [Placed(demand, _shape_for(demand, shapes)) for demand in demands]
-    _check_room([placed for placed in found if placed.demand.use is Use.SERVING], "everything that serves")
+    serving = [placed for placed in found if placed.demand.use is Use.SERVING]
+    _check_room(serving, "everything that serves")
     for model in sorted({demand.model for demand in demands}):
         training = [p for p in found if p.demand.use is Use.TRAINING and p.demand.model == model]
-        _check_room(training, f"the training of {model}")
+        names = {p.shape.name for p in training}
+        beside = [p for p in serving if p.shape.name in names]
+        _check_room([*training, *beside], f"the training of {model}" + (", beside what serves," if beside else ""))
     return found
 
 
@@ -109,6 +114,8 @@ def _misfit(demand: Demand, shape: Shape) -> str | None:
         return f"is not for {demand.use}"
     if demand.accelerator and demand.accelerator != shape.accelerator:
         return f"has {shape.accelerator or 'no GPU'}, {demand.accelerator} is wanted"
+    if shape.shared and demand.gpus > 1:
+        return f"GPUs: {demand.gpus} wanted, and a pod gets one of GPUs that are shared"
     limits = (
         ("GPUs", demand.gpus, shape.gpus, "{:g}"),
         ("GPU memory", demand.gpu_memory if demand.gpus else 0, shape.gpu_memory, "{}"),

@@ -11,6 +11,7 @@ from components.gke import (
     CpuNodePool,
     CpuNodePoolArgs,
     GkeCluster,
+    GkeClusterArgs,
     GpuNodePool,
     GpuNodePoolArgs,
     PoolError,
@@ -99,24 +100,26 @@ def _existing(settings: ExistingSettings) -> Cluster:
 def _gke(settings: Settings, gke: GkeSettings, gcp: GcpSettings, labels: Mapping[str, str]) -> Cluster:
     name = pulumi.get_stack()
     cloud_sql = settings.database.engine is PostgresEngine.CLOUD_SQL
-    cluster = GkeCluster(
-        name,
-        {
-            "project": gcp.project,
-            "location": _location(gke, gcp),
-            "node_locations": list(gke.node_zones),
-            "release_channel": gke.release_channel,
-            "maintenance_start": gke.maintenance_start,
-            "maintenance_end": gke.maintenance_end,
-            "maintenance_recurrence": gke.maintenance_recurrence,
-            "apis": ["sqladmin", "servicenetworking"] if cloud_sql else [],
-            "deletion_protection": settings.protect,
-            "system_machine_type": gke.system_machine_type,
-            "system_min_nodes": gke.system_minimum,
-            "system_max_nodes": gke.system_maximum,
-            "labels": dict(labels),
-        },
-    )
+    args: GkeClusterArgs = {
+        "project": gcp.project,
+        "location": _location(gke, gcp),
+        "node_locations": [_zone(zone, gcp, "node_zones") for zone in gke.node_zones],
+        "release_channel": gke.release_channel,
+        "maintenance_start": gke.maintenance_start,
+        "maintenance_end": gke.maintenance_end,
+        "maintenance_recurrence": gke.maintenance_recurrence,
+        "apis": ["sqladmin", "servicenetworking"] if cloud_sql else [],
+        # Where the platform image is.
+        "artifact_registry": True,
+        "deletion_protection": settings.protect,
+        "system_machine_type": gke.system_machine_type,
+        "system_min_nodes": gke.system_minimum,
+        "system_max_nodes": gke.system_maximum,
+        "labels": dict(labels),
+    }
+    if gke.security_group:
+        args["security_group"] = gke.security_group
+    cluster = GkeCluster(name, args)
     pools: list[pulumi.Resource] = []
     for pool_name, pool in gke.node_pools.items():
         child = f"{name}-{pool_name}"
@@ -153,7 +156,23 @@ class PoolPlace:
 
 
 def _location(gke: GkeSettings, gcp: GcpSettings) -> str:
-    return gke.zone or gcp.region
+    return _zone(gke.zone, gcp, "zone") if gke.zone else gcp.region
+
+
+def _zone(zone: str, gcp: GcpSettings, key: str) -> str:
+    """A zone of the region, from its whole name or its last letter.
+
+    Raises:
+        BadInput: it is in another region.
+    """
+    whole = f"{gcp.region}-{zone}" if len(zone) == 1 else zone
+    if whole.rpartition("-")[0] != gcp.region:
+        raise BadInput(
+            f"{zone!r} is no zone of gcp:region, {gcp.region}",
+            key=f"modelport:cluster.{key}",
+            remedy=f"write its letter, such as a, or a zone of {gcp.region}",
+        )
+    return whole
 
 
 def _cpu_args(name: str, pool: NodePool, place: PoolPlace, labels: Mapping[str, str]) -> CpuNodePoolArgs:
@@ -238,4 +257,5 @@ def _shape(name: str, pool: NodePool, gke: GkeSettings, gcp: GcpSettings) -> Sha
         node_selector=placement.node_selector,
         tolerations=placement.tolerations,
         spot=pool.spot,
+        shared=pool.sharing is not None,
     )

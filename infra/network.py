@@ -3,7 +3,7 @@
 It speaks of what pods are for, never of a model, so that a new model changes no policy.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -30,7 +30,7 @@ class Party:
 
     name: str
     """As the matrix shows it."""
-    namespace: Namespace | None = None
+    namespace: str | None = None
     labels: tuple[tuple[str, str], ...] = ()
     """Labels that the pods have; none means every pod of the namespace."""
     cidrs: tuple[str, ...] = ()
@@ -66,6 +66,8 @@ GATEWAY = _component(Namespace.SERVING, Component.GATEWAY)
 LOAD_TEST = _component(Namespace.SERVING, Component.LOAD_TEST)
 OPERATORS = Party("operators", Namespace.OPERATORS)
 MONITORING = Party("monitoring", Namespace.MONITORING)
+TUNNEL = Party("konnectivity-agent", "kube-system", (("k8s-app", "konnectivity-agent"),))
+"""Through which a managed cluster's API server calls webhooks; a range of addresses does not match its pods."""
 PROMETHEUS = Party("prometheus", Namespace.MONITORING, ((NAME, "prometheus"),))
 
 
@@ -118,8 +120,10 @@ def matrix(
         Flow(OPERATORS, OPERATORS, (_ANY,), "operators and their webhooks"),
         Flow(OPERATORS, api, api_ports, "operators watch and change what is theirs"),
         Flow(api, OPERATORS, _WEBHOOKS, "admission webhooks, external metrics"),
+        Flow(TUNNEL, OPERATORS, _WEBHOOKS, "the same on managed clusters, whose API server comes through a tunnel"),
         Flow(MONITORING, MONITORING, (_ANY,), "Prometheus, Alertmanager, Grafana"),
         Flow(MONITORING, api, api_ports, "discovery of targets"),
+        Flow(MONITORING, Party("nodes", cidrs=PRIVATE_NETWORKS), (_KUBELET,), "the kubelets' metrics: pods, volumes"),
     ]
     if not objects:
         flows.append(Flow(OBJECT_STORE_SETUP, OBJECT_STORE, (ports.OBJECT_STORE,), "buckets, users, rights"))
@@ -137,6 +141,10 @@ PRIVATE = ("10.0.0.0/8",)
 GOOGLE_APIS = ("0.0.0.0/0",)
 """Google's object store answers on public addresses, which change."""
 
+PRIVATE_NETWORKS = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")
+"""Where nodes have their addresses."""
+
+_KUBELET = 10250
 _ANY = (1, 65535)
 _RAY_PORTS = (1024, 65535)
 """Ray picks ports for its workers, object managers and agents."""
@@ -202,16 +210,10 @@ def _port_range(port: int | tuple[int, int]) -> PortRange:
 def _peers(party: Party) -> list[NetworkPeer]:
     if party.namespace is None:
         return [NetworkPeer(cidr=cidr) for cidr in party.cidrs]
-    peer = NetworkPeer(namespace=party.namespace.value)
+    peer = NetworkPeer(namespace=str(party.namespace))
     if party.labels:
         peer["labels"] = dict(party.labels)
     return [peer]
-
-
-def parties(flows: Sequence[Flow]) -> Mapping[str, Party]:
-    """Every party inside of the cluster, by name."""
-    found = {party.name: party for flow in flows for party in (flow.source, flow.target)}
-    return {name: party for name, party in found.items() if party.namespace is not None}
 
 
 if __name__ == "__main__":

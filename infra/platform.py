@@ -15,7 +15,7 @@ from components.labels import MANAGED_BY, PART_OF
 from components.mlflow import MlflowServer
 from components.monitoring import Monitoring
 from components.namespace import SecureNamespace, SecureNamespaceArgs
-from components.object_store import ConsumerArgs, ObjectStore, ObjectStoreArgs, ObjectStoreEngine
+from components.object_store import Consumer, ObjectStore, ObjectStoreArgs, ObjectStoreEngine
 from components.postgres import Postgres, PostgresArgs, PostgresEngine
 from infra import network
 from infra.cluster import Cluster
@@ -26,8 +26,10 @@ from infra.settings import GcpSettings, Settings
 BUCKET = "modelport"
 ARTIFACTS = "mlflow"
 BACKUPS = "backups"
-_TRAINING_QUOTA = {"count/jobs.batch": "500", "pods": "500"}
-"""A loop that submits trainings stops there."""
+DIRECTORY = "modelport-directory"
+"""Name of the ConfigMap that says where things are."""
+_TRAINING_QUOTA = {"count/jobs.batch": "5000", "pods": "1000"}
+"""A loop that submits trainings stops there; Jobs of finished RayJobs count until those are deleted."""
 
 CONSUMERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "trainer": (("datasets/",), ("staging/", "checkpoints/")),
@@ -72,6 +74,8 @@ class _Builder:
 
     def __init__(self, settings: Settings, gcp: GcpSettings | None, cluster: Cluster, labels: dict[str, str]) -> None:
         self.settings, self.gcp, self.cluster, self.labels = settings, gcp, cluster, labels
+        assert settings.image is not None
+        self.image = settings.image
         self.opts = pulumi.ResourceOptions(providers=[cluster.provider])
 
     def build(self) -> Platform:
@@ -81,6 +85,7 @@ class _Builder:
             self._namespace(name)
             for name in (Namespace.REGISTRY, Namespace.TRAINING, Namespace.SERVING, Namespace.OPERATORS)
         )
+        trainings = training
         store = self._store(registry)
         database = self._database(registry, store)
         mlflow = self._mlflow(registry, store, database)
@@ -94,13 +99,17 @@ class _Builder:
             tracking_users=mlflow.passwords,
         )
         if settings.operators.kuberay:
-            KubeRayOperator(
+            kuberay = KubeRayOperator(
                 "kuberay",
                 {"namespace": operators, "watch_namespaces": [Namespace.TRAINING.value], "labels": self.labels},
                 self.opts,
             )
+            # Nothing is submitted before there is somebody to run it.
+            trainings = _after(training, kuberay.ready)
+        entry = serving
         if settings.operators.cert_manager:
-            CertManager("cert-manager", {"namespace": operators, "labels": self.labels}, self.opts)
+            certificates = CertManager("cert-manager", {"namespace": operators, "labels": self.labels}, self.opts)
+            entry = _after(serving, certificates.release)
         monitoring, monitored = None, None
         if settings.monitoring.enabled:
             monitored = self._namespace(Namespace.MONITORING)
@@ -128,13 +137,15 @@ class _Builder:
             agent_urls=[f"http://{replicas}:{ports.AGENT}"],
         )
         trainer_connection = self._connection("connection-trainer", training, trainer, ("trainer", "mlflow"), "trainer")
-        self._connection("connection-promoter", registry, promoter, ("promoter", "mlflow"), "promoter")
+        promoter_connection = self._connection(
+            "connection-promoter", registry, promoter, ("promoter", "mlflow"), "promoter"
+        )
         agent_connection = self._connection("connection-agent", serving, agent, ("server", "triton"), None)
         gateway_connection = self._connection("connection-gateway", serving, gateway_document, ("server",), None)
-        gateway = self._gateway(serving, gateway_connection)
-        self._directory(registry, endpoints, gateway)
+        gateway = self._gateway(entry, gateway_connection)
+        self._directory(registry, endpoints, gateway, {"trainer": trainer_connection, "promoter": promoter_connection})
         return Platform(
-            training=training,
+            training=trainings,
             serving=serving,
             trainer_connection=trainer_connection,
             agent_connection=agent_connection,
@@ -151,7 +162,7 @@ class _Builder:
         settings = self.settings
         flows = network.matrix(
             settings.api_server_cidrs,
-            public=network.GOOGLE_LOAD_BALANCERS if settings.gateway.hostname else (),
+            public=(settings.gateway.sources or network.GOOGLE_LOAD_BALANCERS) if settings.gateway.hostname else (),
             database=network.PRIVATE if settings.database.engine is PostgresEngine.CLOUD_SQL else (),
             objects=network.GOOGLE_APIS if settings.store.engine is ObjectStoreEngine.GCS else (),
         )
@@ -169,7 +180,7 @@ class _Builder:
 
     def _store(self, namespace: pulumi.Output[str]) -> ObjectStore:
         store, rotation = self.settings.store, self.settings.rotation
-        consumers: list[ConsumerArgs] = [
+        consumers: list[Consumer] = [
             {"name": name, "grants": [{"bucket": BUCKET, "read": list(read), "write": list(write)}]}
             for name, (read, write) in CONSUMERS.items()
         ]
@@ -190,7 +201,8 @@ class _Builder:
                     ],
                 },
                 {"name": ARTIFACTS},
-                {"name": BACKUPS, "expire": [{"prefix": "", "days": self.settings.database.backup_days}]},
+                # The backup itself removes old dumps, and never the newest.
+                {"name": BACKUPS},
             ],
             "consumers": consumers,
             "key_generations": {
@@ -198,7 +210,7 @@ class _Builder:
                 "mlflow": rotation.get("mlflow", 1),
                 "backup": rotation.get("postgres", 1),
             },
-            "tool_image": self.settings.image,
+            "tool_image": self.image,
             "protect": self.settings.protect,
             "labels": self.labels,
         }
@@ -252,9 +264,10 @@ class _Builder:
                 "region": store.region,
                 "bucket": self._bucket(BACKUPS),
                 "prefix": "mlflow/",
+                "keep_days": database.backup_days,
                 "access_key": store.access_keys.apply(lambda keys: keys["backup"]),
                 "secret_key": store.secret_keys.apply(lambda keys: keys["backup"]),
-                "image": self.settings.image,
+                "image": self.image,
             }
         return Postgres("postgres", args, self.opts)
 
@@ -263,7 +276,7 @@ class _Builder:
             "mlflow",
             {
                 "namespace": namespace,
-                "image": self.settings.image,
+                "image": self.image,
                 "replicas": self.settings.tracking.replicas,
                 "database": {
                     "host": database.host,
@@ -336,7 +349,7 @@ class _Builder:
         gateway = self.settings.gateway
         args: GatewayArgs = {
             "namespace": namespace,
-            "image": self.settings.image,
+            "image": self.image,
             "connection_secret": connection,
             "replicas": gateway.replicas,
             "callers": list(gateway.callers),
@@ -349,24 +362,55 @@ class _Builder:
             args["tls"] = {"issuer_kind": IssuerKind.CLUSTER_ISSUER, "issuer_name": gateway.issuer}
         return Gateway("gateway", args, self.opts)
 
-    def _directory(self, namespace: pulumi.Output[str], endpoints: Endpoints, gateway: Gateway) -> None:
+    def _directory(
+        self,
+        namespace: pulumi.Output[str],
+        endpoints: Endpoints,
+        gateway: Gateway,
+        connections: Mapping[str, pulumi.Output[str]],
+    ) -> None:
         """Where things are, and which Secret holds which role: what `modelport connect` reads first. Nothing secret."""
+        places = {"trainer": Namespace.TRAINING, "promoter": Namespace.REGISTRY}
+
+        def metadata(object_name: str) -> kubernetes.meta.v1.ObjectMetaArgsDict:
+            labels = {**self.labels, PART_OF: "modelport", MANAGED_BY: "pulumi"}
+            return {"name": object_name, "namespace": namespace, "labels": labels}
+
+        opts = pulumi.ResourceOptions(provider=self.cluster.provider)
         kubernetes.core.v1.ConfigMap(
             "directory",
-            metadata={
-                "name": "modelport-directory",
-                "namespace": namespace,
-                "labels": {**self.labels, PART_OF: "modelport", MANAGED_BY: "pulumi"},
-            },
+            metadata=metadata(DIRECTORY),
             data={
                 "s3_endpoint": endpoints.s3_endpoint,
                 "tracking_uri": endpoints.tracking_url,
                 "gateway_url": gateway.url,
-                "trainer": f"{Namespace.TRAINING}/connection-trainer",
-                "promoter": f"{Namespace.REGISTRY}/connection-promoter",
+                **{role: pulumi.Output.format("{0}/{1}", places[role], name) for role, name in connections.items()},
             },
-            opts=pulumi.ResourceOptions(provider=self.cluster.provider),
+            opts=opts,
         )
+        readers = sorted({group for groups in self.settings.access.values() for group in groups})
+        if readers:
+            kubernetes.rbac.v1.Role(
+                "directory-reader",
+                metadata=metadata(f"{DIRECTORY}-reader"),
+                rules=[
+                    {"api_groups": [""], "resources": ["configmaps"], "resource_names": [DIRECTORY], "verbs": ["get"]}
+                ],
+                opts=opts,
+            )
+            kubernetes.rbac.v1.RoleBinding(
+                "directory-reader",
+                metadata=metadata(f"{DIRECTORY}-reader"),
+                role_ref={
+                    "api_group": "rbac.authorization.k8s.io",
+                    "kind": "Role",
+                    "name": f"{DIRECTORY}-reader",
+                },
+                subjects=[
+                    {"kind": "Group", "name": group, "api_group": "rbac.authorization.k8s.io"} for group in readers
+                ],
+                opts=opts,
+            )
 
 
 def _after(value: pulumi.Output[str], *others: pulumi.Output[str]) -> pulumi.Output[str]:

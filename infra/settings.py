@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-import pulumi
 from pulumi.runtime import config
 from pydantic import (
     BaseModel,
@@ -23,16 +22,20 @@ from components.accelerators import Accelerator
 from components.gke import GpuDriver, ReleaseChannel, SharingStrategy
 from components.object_store import ObjectStoreEngine
 from components.postgres import PostgresEngine
-from modelport.contract import Precision
 from modelport.errors import BadInput
 
 NAMESPACE = "modelport"
 """Namespace of the configuration keys; the project's name in Pulumi.yaml."""
 
+GLOBAL_CLASSES = ("gke-l7-global-external-managed", "gke-l7-gxlb")
+"""Gateway classes whose connections come from Google's own proxies."""
 CREDENTIALS = ("trainer", "promoter", "server", "mlflow", "postgres", "triton", "gateway")
 """What can be rotated."""
 ROLES = ("trainer", "promoter")
 """Roles whose connection people may be given."""
+
+IMAGE = r"^([^\s@]+/)?[^\s/:@]+:[^\s/:@]+(@sha256:[0-9a-f]{64})?$"
+PLATFORM_VERSION = "0.1.0"
 
 Quantity = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi|Ti)$", examples=["100Gi"])]
 DnsName = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9-]{0,30}[a-z0-9])?$")]
@@ -77,7 +80,9 @@ class NodePool(_Section):
     flex_start: bool = Field(default=False, description="Queued machines (Dynamic Workload Scheduler).")
     reservation: str | None = Field(default=None, description="Name of a reservation to consume.")
     driver: GpuDriver = Field(default=GpuDriver.DEFAULT, description="NVIDIA driver that GKE installs.")
-    sharing: SharingStrategy | None = Field(default=None, description="Several pods on one GPU.")
+    sharing: Literal[SharingStrategy.TIME_SHARING] | None = Field(
+        default=None, description="Several pods on one GPU. MPS needs the host's IPC, which the pods here may not have."
+    )
     clients: int = Field(default=2, ge=2, le=48, description="Pods on one GPU, where it is shared.")
     mig_partition: str | None = Field(default=None, description="MIG partition, such as 1g.5gb.")
     zones: tuple[str, ...] = Field(
@@ -107,7 +112,8 @@ class GkeSettings(_Section):
 
     kind: Literal["gke"]
     zone: str | None = Field(
-        default=None, description="A zone makes a zonal control plane (dev); regional if left out."
+        default=None,
+        description="A zone, or its letter, makes a zonal control plane (dev); regional if left out.",
     )
     node_zones: tuple[str, ...] = Field(
         default=(), description="Zones of the nodes; the region's own choice if left out."
@@ -116,6 +122,9 @@ class GkeSettings(_Section):
     maintenance_start: str = Field(default="2026-01-03T02:00:00Z", description="First maintenance window, RFC 3339.")
     maintenance_end: str = Field(default="2026-01-03T08:00:00Z")
     maintenance_recurrence: str = Field(default="FREQ=WEEKLY;BYDAY=SA,SU", description="RFC 5545 recurrence rule.")
+    security_group: str | None = Field(
+        default=None, description="gke-security-groups@DOMAIN, for `access` by groups of Google Workspace."
+    )
     system_machine_type: str = Field(default="e2-standard-4", description="Machines of everything but models.")
     system_minimum: int = Field(default=1, ge=1, description="System nodes in each zone at least.")
     system_maximum: int = Field(default=4, ge=1, description="System nodes in each zone at most.")
@@ -171,6 +180,9 @@ class GatewaySettings(_Section):
         default=None, description="Gateway API class, such as gke-l7-global-external-managed."
     )
     issuer: str | None = Field(default=None, description="cert-manager ClusterIssuer of the certificate.")
+    sources: tuple[str, ...] = Field(
+        default=(), description="Addresses that the load balancer's connections come from [default on GKE: Google's]."
+    )
 
     @model_validator(mode="after")
     def _public_means_tls(self) -> "GatewaySettings":
@@ -214,7 +226,6 @@ class ServeOverride(_Section):
 
     replicas: int | None = Field(default=None, ge=1, le=100)
     maximum_replicas: int | None = Field(default=None, ge=1, le=100)
-    precision: Precision | None = None
     cpus: float | None = Field(default=None, gt=0)
     gpus: int | None = Field(default=None, ge=0, le=8)
     memory: Quantity | None = None
@@ -247,9 +258,9 @@ class Settings(_Section):
 
     owner: str = Field(min_length=1, description="Team that answers for this environment.")
     cluster: Annotated[GkeSettings | ExistingSettings, Field(discriminator="kind")]
-    image: str = Field(
-        pattern=r"^([^\s@]+/)?[^\s/:@]+:[^\s/:@]+(@sha256:[0-9a-f]{64})?$",
-        description="The platform image, with its tag.",
+    image: Annotated[str, Field(pattern=IMAGE)] | None = Field(
+        default=None,
+        description="The platform image, with its tag [default on GKE: in the project's Artifact Registry].",
     )
     triton_image: str | None = Field(default=None, description="Triton's image [default: NVIDIA's].")
     store: StoreSettings = StoreSettings()
@@ -284,6 +295,17 @@ class Settings(_Section):
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":
         on_gke = isinstance(self.cluster, GkeSettings)
+        if not on_gke and self.image is None:
+            raise ValueError("image is not set, and only GKE has a place to look for it")
+        if self.gateway.hostname and not on_gke and not self.gateway.sources:
+            raise ValueError(
+                "gateway.sources is not set: say from which addresses the load balancer's connections come"
+            )
+        if on_gke and self.gateway.gateway_class not in (None, *GLOBAL_CLASSES) and not self.gateway.sources:
+            raise ValueError(
+                f"gateway.gateway_class: {self.gateway.gateway_class} has addresses of its own; set "
+                f"gateway.sources to its proxy-only subnet, or take one of {', '.join(GLOBAL_CLASSES)}"
+            )
         if not on_gke and self.store.engine is ObjectStoreEngine.GCS:
             raise ValueError("store.engine: gcs needs cluster.kind: gke")
         if not on_gke and self.database.engine is PostgresEngine.CLOUD_SQL:
@@ -308,29 +330,37 @@ class GcpSettings(_Section):
     region: str
 
 
-def load() -> tuple[Settings, GcpSettings | None]:
-    """Settings of the stack that is being run, and where on Google Cloud it is (None on an existing cluster).
+def platform_image(settings: Settings, gcp: GcpSettings | None) -> str:
+    """The platform image of a stack."""
+    if settings.image is not None:
+        return settings.image
+    assert gcp is not None
+    return f"{gcp.region}-docker.pkg.dev/{gcp.project}/modelport/platform:{PLATFORM_VERSION}"
+
+
+def configuration() -> Mapping[str, Any]:
+    """Every key of the stack that is being run, with its value: what `pulumi.Config` reads from and cannot list."""
+    texts = {**config.get_config_env(), **config.CONFIG.get()}
+    return {key: _parsed(text) if key.startswith(f"{NAMESPACE}:") else text for key, text in texts.items()}
+
+
+def complete(settings: Settings, project: str | None, region: str | None) -> tuple[Settings, GcpSettings | None]:
+    """Settings with what follows from project and region; where on Google Cloud it is, None on an existing cluster.
 
     Raises:
-        BadInput: naming the first wrong key, what was found and how to set it; every other one is listed.
+        BadInput: project or region is not set.
     """
-    values = {
-        key.removeprefix(f"{NAMESPACE}:"): value
-        for key, value in _configuration().items()
-        if key.startswith(f"{NAMESPACE}:")
-    }
-    settings = parse({key: _parsed(value) for key, value in values.items()}, pulumi.get_stack())
     if isinstance(settings.cluster, ExistingSettings):
         return settings, None
-    gcp = pulumi.Config("gcp")
-    return settings, gcp_settings(gcp.get("project"), gcp.get("region"))
+    gcp = gcp_settings(project, region)
+    return settings.model_copy(update={"image": platform_image(settings, gcp)}), gcp
 
 
 def parse(values: Mapping[str, Any], stack: str) -> Settings:
     """Settings of plain values, by key without its namespace.
 
     Raises:
-        BadInput: see `load`.
+        BadInput: naming the first wrong key, what was found and how to set it; every other one is listed.
     """
     try:
         return Settings.model_validate(dict(values))
@@ -355,11 +385,6 @@ def gcp_settings(project: str | None, region: str | None) -> GcpSettings:
     return GcpSettings(project=project, region=region)
 
 
-def _configuration() -> Mapping[str, str]:
-    """Every key of the stack: what `pulumi.Config` reads from, which itself cannot list them."""
-    return {**config.get_config_env(), **config.CONFIG.get()}
-
-
 def _parsed(value: str) -> Any:
     """Structured values arrive as JSON, plain ones as they are."""
     try:
@@ -380,7 +405,9 @@ def _problem(detail: Any) -> tuple[str, str, str]:
         return key, "is not set", f"pulumi config set --path '{path}' VALUE"
     message = detail["msg"].removeprefix("Value error, ")
     found = "" if kind == "value_error" else f", but found {detail.get('input')!r}"
-    return key if parts else NAMESPACE, message + found, f"pulumi config set --path '{path}' VALUE"
+    if not parts:
+        return NAMESPACE, message + found, "correct it in the stack's file; infra/settings.py describes every key"
+    return key, message + found, f"pulumi config set --path '{path}' VALUE"
 
 
 def _known(path: list[str]) -> str:

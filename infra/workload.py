@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pulumi
 
 from components import versions
-from components.kuberay import PlacementArgs, Training, TrainingArgs
+from components.kuberay import NodePlacement, Training, TrainingArgs
 from components.labels import MODEL, OWNER
 from components.load_test import LoadTest
 from components.monitoring import ModelMonitoring
@@ -16,9 +16,11 @@ from components.triton import AGENT, TritonPool, TritonPoolArgs
 from infra.capacity import Demand, Placed, Shape, Use, bytes_of
 from infra.models import Model
 from infra.platform import Platform
-from infra.settings import Settings, TritonPoolSettings
+from infra.settings import ExistingSettings, Settings, TritonPoolSettings
 from modelport.contract import duration_seconds
 
+PLATFORM = "(platform)"
+"""How the table calls what is no model's."""
 HEAD_CPUS = 1.0
 HEAD_MEMORY = "4Gi"
 """Ray's head: its own processes, the driver, and the export of the release."""
@@ -74,6 +76,12 @@ def demands(models: Sequence[Model], settings: Settings) -> list[Demand]:
                     f"models/{model.name}/model.yaml: serve",
                 )
             )
+    if isinstance(settings.cluster, ExistingSettings):
+        # On GKE the platform has nodes of its own.
+        found += [
+            Demand(PLATFORM, part, Use.SERVING, pods, cpus, bytes_of(memory), key="modelport:cluster.nodes")
+            for part, pods, cpus, memory in platform_pods(settings)
+        ]
     for name, pool in settings.triton_pools.items():
         found.append(
             Demand(
@@ -90,6 +98,20 @@ def demands(models: Sequence[Model], settings: Settings) -> list[Demand]:
             )
         )
     return found
+
+
+def platform_pods(settings: Settings) -> list[tuple[str, int, float, str]]:
+    """What the platform itself asks for: part, pods, cores and memory of each; charts' by their values here."""
+    charts = [("operators", 4, 0.1, "512Mi")] if settings.operators.kuberay or settings.operators.keda else []
+    if settings.monitoring.enabled:
+        charts += [("Prometheus", 1, 0.5, "2Gi"), ("Grafana and others", 1, 0.3, "1Gi")]
+    return [
+        ("object store", settings.store.replicas, 0.25, "1Gi"),
+        ("PostgreSQL", 1, 0.25, "1Gi"),
+        ("MLflow", settings.tracking.replicas, 0.5, "2Gi"),
+        ("gateway", settings.gateway.replicas, 0.5, "2Gi"),
+        *charts,
+    ]
 
 
 def build_pools(
@@ -135,7 +157,7 @@ def build(
         "namespace": platform.training,
         "model": model.dns,
         "model_name": model.name,
-        "image": settings.image,
+        "image": _image(settings),
         "bundle": base64.b64encode(model.bundle.to_bytes()).decode(),
         "code_version": model.bundle.digest,
         "connection_secret": platform.trainer_connection,
@@ -149,7 +171,7 @@ def build(
         "head": {"cpus": HEAD_CPUS, "memory": HEAD_MEMORY},
         "placement": _placement(worker),
         "head_placement": _placement(head),
-        "spot": worker.spot,
+        "spot": worker.spot or head.spot,
         "time_limit_seconds": duration_seconds(spec.train.time_limit),
         "max_failures": spec.train.max_failures,
         "ray_version": versions.RAY,
@@ -176,7 +198,7 @@ def build(
             f"{model.dns}-load-test",
             {
                 "namespace": platform.serving,
-                "image": settings.image,
+                "image": _image(settings),
                 "model": model.name,
                 "target_url": platform.gateway.url,
                 "connection_secret": platform.server_connection,
@@ -207,7 +229,7 @@ def _pool(
         "pool": name,
         "models": [model.name for model in models],
         "image": settings.triton_image or versions.reference(versions.Image.TRITON),
-        "platform_image": settings.image,
+        "platform_image": _image(settings),
         "connection_secret": platform.agent_connection,
         "admin_key_secret": platform.admin_key,
         "desired": {model.name: model.version or "" for model in models},
@@ -218,6 +240,9 @@ def _pool(
         "placement": _placement(shape),
         "labels": dict(labels),
     }
+    if pool.gpus:
+        # There may be no GPU to spare for a moment of two servers.
+        args["surge"] = False
     if maximum > pool.replicas and platform.monitoring is not None:
         args["autoscaling"] = {"prometheus_url": platform.monitoring.prometheus_url, "queue_ms": QUEUE_MS}
     TritonPool(f"{name}-pool", args, opts)
@@ -227,10 +252,15 @@ def _labels(model: Model, labels: Mapping[str, str]) -> dict[str, str]:
     return {**labels, MODEL: model.dns, OWNER: label_value(model.spec.owner)}
 
 
+def _image(settings: Settings) -> str:
+    assert settings.image is not None
+    return settings.image
+
+
 def label_value(text: str) -> str:
     """Text as a label's value: letters, digits, dots, dashes and underscores, at most 63."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:63].strip("-._") or "unknown"
 
 
-def _placement(shape: Shape) -> PlacementArgs:
+def _placement(shape: Shape) -> NodePlacement:
     return {"node_selector": dict(shape.node_selector), "tolerations": [dict(t) for t in shape.tolerations]}

@@ -12,21 +12,21 @@ import pytest
 from botocore.exceptions import ClientError
 
 from components import minio, object_args, object_rights, seaweedfs
-from components.object_store import ConsumerArgs, ObjectStore
+from components.object_store import Consumer, ObjectStore
 from tests.components import google, weed
 from tests.components.recording import Recorded, record
 from tests.components.secrecy import readable
 
 SCRIPTS = Path(minio.__file__).with_name("scripts")
-TRAINER = ConsumerArgs(
+TRAINER = Consumer(
     name="trainer",
     grants=[{"bucket": "modelport", "read": ["datasets/"], "write": ["staging/", "checkpoints/"]}],
 )
-SERVER = ConsumerArgs(
+SERVER = Consumer(
     name="server",
     grants=[{"bucket": "modelport", "read": ["releases/", "promotions/"], "write": ["replicas/", "records/"]}],
 )
-MLFLOW = ConsumerArgs(name="mlflow", grants=[{"bucket": "mlflow", "read": [], "write": [""]}])
+MLFLOW = Consumer(name="mlflow", grants=[{"bucket": "mlflow", "read": [], "write": [""]}])
 CONSUMERS = [TRAINER, SERVER, MLFLOW]
 BUCKETS = [
     {"name": "modelport", "versioning": True, "expire": [{"prefix": "staging/", "days": 30}]},
@@ -212,7 +212,7 @@ class TestMinio:
         peers = only(found, "Service", "store-peers").inputs["spec"]
         assert peers["publishNotReadyAddresses"] is True  # they find each other before any is ready
         assert only(found, "PodDisruptionBudget").inputs["spec"]["maxUnavailable"] == 1
-        claims = [each.inputs["metadata"]["name"] for each in found if each.kind == "PersistentVolumeClaim"]
+        claims = sorted(each.inputs["metadata"]["name"] for each in found if each.kind == "PersistentVolumeClaim")
         assert claims == [f"data-store-{index}" for index in range(4)]  # the names that a StatefulSet looks for
 
     def test_volumes_are_claimed_by_the_size_that_was_asked_for(self):

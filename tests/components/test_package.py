@@ -115,3 +115,11 @@ def _undescribed(offered: dict[str, Any]) -> Iterator[str]:
             for key, value in found.get(group, {}).items():
                 if not value.get("description"):
                     yield f"{name}.{key}"
+
+
+def test_the_package_runs_with_the_versions_that_the_project_is_tested_with():
+    locked = (FOLDER.parent / "locks" / "infra.txt").read_text()
+    wanted = [line for line in (FOLDER / "requirements.txt").read_text().splitlines() if "==" in line]
+    assert len(wanted) == 4
+    for line in wanted:
+        assert f"{line} " in locked, line

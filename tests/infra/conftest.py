@@ -61,6 +61,16 @@ PROD_NODES = (
 )
 
 
+def add_model(root: Path, name: str, like: str = "polyp_seg") -> None:
+    """A model folder that differs from another in its name only."""
+    folder = root / "models" / name
+    shutil.copytree(root / "models" / like, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in [folder / "model.yaml", *folder.glob("triton/*/config.pbtxt")]:
+        file.write_text(file.read_text().replace(like, name))
+    if (folder / "triton" / like).is_dir():
+        (folder / "triton" / like).rename(folder / "triton" / name)
+
+
 @dataclass
 class Environment:
     """A project's copy, its engine, its cluster."""
@@ -71,12 +81,7 @@ class Environment:
 
     def add_model(self, name: str, like: str = "polyp_seg") -> None:
         """A model folder that differs from another in its name only."""
-        folder = self.project / "models" / name
-        shutil.copytree(self.project / "models" / like, folder, ignore=shutil.ignore_patterns("__pycache__"))
-        for file in [folder / "model.yaml", *folder.glob("triton/*/config.pbtxt")]:
-            file.write_text(file.read_text().replace(like, name))
-        if (folder / "triton" / like).is_dir():
-            (folder / "triton" / like).rename(folder / "triton" / name)
+        add_model(self.project, name, like)
 
     def remove_model(self, name: str) -> None:
         """Take a model folder away."""

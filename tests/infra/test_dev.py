@@ -81,14 +81,13 @@ def test_another_platform_image_starts_no_training(dev: Up):
 
     before = jobs()
     assert before
-    image = "europe-west4-docker.pkg.dev/MY-PROJECT/modelport/platform:"
-    dev.engine.config_set("modelport:image", f"{image}0.2.0")
+    dev.engine.config_set("modelport:image", "europe-west4-docker.pkg.dev/a-project/modelport/platform:0.2.0")
     try:
         changed = dev.engine.up()
         assert changing(changed), "the gateway, at least, runs the new image"
         assert jobs() == before
     finally:
-        dev.engine.config_set("modelport:image", f"{image}0.1.0")
+        dev.engine.run("config", "rm", "--stack", "dev", "modelport:image")
         dev.engine.up()
     assert jobs() == before
 
@@ -99,12 +98,32 @@ def test_new_code_of_a_model_submits_a_training_and_leaves_its_servers_alone(dev
     before = dev.pods()
     file.write_text(text + "\n# another line of code\n")
     try:
-        changes = changing(dev.engine.preview())
-        assert any(step.type.endswith(":Job") for step in changes)
+        changes = changing(dev.engine.up())
+        assert sorted(step.op for step in changes if step.type.endswith(":Job")) == ["create", "delete"]
         assert all("training" in step.name for step in changes), [step.name for step in changes]
+        after = dev.pods()
+        assert {name: after.get(name) for name in before if "trigger" not in name} == {
+            name: pod for name, pod in before.items() if "trigger" not in name
+        }
     finally:
         file.write_text(text)
-    assert dev.pods() == before
+        dev.engine.up()
+
+
+def test_a_model_that_asks_for_gpus_runs_where_they_are(dev: Up):
+    dev.engine.config_set("modelport:models.polyp_seg.serve.gpus", "1", path=True)
+    try:
+        dev.engine.up()
+
+        def served_on() -> set[str]:
+            found = dev.cluster.get("/api/v1/namespaces/modelport-serving/pods")["items"]
+            pods = [pod for pod in found if pod["metadata"]["name"].startswith("triton-polyp-seg")]
+            return {pod["spec"].get("nodeName", "") for pod in pods if "deletionTimestamp" not in pod["metadata"]}
+
+        assert dev.cluster.wait_for("kube-scheduler", "puts Triton beside its GPU", lambda: served_on() == {"gpu-0"})
+    finally:
+        dev.engine.run("config", "rm", "--stack", "dev", "--path", "modelport:models.polyp_seg.serve")
+        dev.engine.up()
 
 
 def test_a_pinned_version_changes_one_config_map_and_restarts_nothing(dev: Up):
@@ -123,13 +142,13 @@ def test_a_pinned_version_changes_one_config_map_and_restarts_nothing(dev: Up):
 
 def test_drift_is_seen_and_put_right(dev: Up):
     path = "/apis/apps/v1/namespaces/modelport-serving/deployments/triton-polyp-seg"
-    patch = {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 1}}}}
+    patch = {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 999}}}}
     dev.cluster.request("PATCH", path, patch, content_type="application/strategic-merge-patch+json")
     refreshed = dev.engine.refresh()
     assert [step.name for step in refreshed.updated if "Deployment" in step.type] == ["polyp-seg-pool-deployment"]
     put_right = dev.engine.up()
     assert [step.name for step in put_right.updated if "Deployment" in step.type] == ["polyp-seg-pool-deployment"]
-    assert dev.cluster.get(path)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > 1
+    assert dev.cluster.get(path)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] < 999
 
 
 def test_a_broken_model_stops_the_preview_and_changes_nothing(dev: Up):

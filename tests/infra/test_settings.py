@@ -49,6 +49,8 @@ def test_the_stacks_in_the_repository_are_valid(stack):
         (changed(store={"engine": "gcs"}), "modelport", "needs cluster.kind: gke"),
         (changed(database={"engine": "cloud-sql"}), "modelport", "needs cluster.kind: gke"),
         (changed(gateway={"hostname": "a.example.org"}), "modelport:gateway", "missing: gateway_class, issuer"),
+        ({k: v for k, v in RIGHT.items() if k != "image"}, "modelport", "image is not set"),
+        (gke(sharing="mps"), "modelport:cluster.node_pools.gpu.sharing", "time-sharing"),
         (changed(gateway={"callers": []}), "modelport:gateway.callers", "at least 1"),
         (changed(versions={"polyp_seg": "v7"}), "modelport:versions.polyp_seg", "pattern"),
         (changed(rotation={"everything": 2}), "modelport:rotation", "there is no 'everything'; there are: trainer"),

@@ -1,6 +1,6 @@
 """The cluster: made on GKE, or one that is there already. Either way, a provider and the shapes of its nodes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pulumi
@@ -34,8 +34,6 @@ class Cluster:
     """What the platform is built on."""
 
     provider: kubernetes.Provider
-    ready: Sequence[pulumi.Resource]
-    """What must be there before pods are."""
     credentials: pulumi.Output[str]
     """Command that lets a person use it."""
     network: pulumi.Output[str] | None = None
@@ -94,7 +92,7 @@ def _existing(settings: ExistingSettings) -> Cluster:
         enable_secret_mutable=True,
     )
     command = f"kubectl --kubeconfig {config.path} --context {config.context} get nodes"
-    return Cluster(provider, (), pulumi.Output.from_input(command))
+    return Cluster(provider, pulumi.Output.from_input(command))
 
 
 def _gke(settings: Settings, gke: GkeSettings, gcp: GcpSettings, labels: Mapping[str, str]) -> Cluster:
@@ -134,7 +132,8 @@ def _gke(settings: Settings, gke: GkeSettings, gcp: GcpSettings, labels: Mapping
         enable_server_side_apply=True,
         enable_config_map_mutable=True,
         enable_secret_mutable=True,
-        opts=pulumi.ResourceOptions(depends_on=[cluster]),
+        # What runs on the nodes goes before they do.
+        opts=pulumi.ResourceOptions(depends_on=[cluster, *pools]),
     )
     command = cluster.cluster_name.apply(
         lambda made: (
@@ -142,7 +141,9 @@ def _gke(settings: Settings, gke: GkeSettings, gcp: GcpSettings, labels: Mapping
             f"--project {gcp.project} --dns-endpoint"
         )
     )
-    return Cluster(provider, pools, command, cluster.network)
+    # The cluster comes after the project's APIs, which a database needs too.
+    network = pulumi.Output.all(cluster.network, cluster.cluster_name).apply(lambda values: str(values[0]))
+    return Cluster(provider, command, network)
 
 
 @dataclass(frozen=True)

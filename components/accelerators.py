@@ -1,10 +1,10 @@
 """GPUs that GKE has: their memory, their MIG partitions, the zones that have them.
 
-Sources, as known in September 2025: Google's pages "GPU machine types" (cloud.google.com/compute/docs/gpus),
-"GPU locations" (cloud.google.com/compute/docs/gpus/gpu-regions-zones) and "Running multi-instance GPUs"
-(cloud.google.com/kubernetes-engine/docs/how-to/gpus-multi); memory as the driver reports it. Google adds zones more
-often than this table follows: ``gcloud compute accelerator-types list`` has the present ones, and every component that
-checks zones can be told to take them as given.
+Written down from general knowledge of September 2025, and not held against Google's pages. To check by: "GPU machine
+types" (cloud.google.com/compute/docs/gpus), "GPU locations" (cloud.google.com/compute/docs/gpus/gpu-regions-zones)
+and "Running multi-instance GPUs" (cloud.google.com/kubernetes-engine/docs/how-to/gpus-multi); memory as the driver
+reports it. Google adds zones more often than this table follows: ``gcloud compute accelerator-types list`` has the
+present ones, and every component that checks zones can be told to take them as given.
 """
 
 from dataclasses import dataclass, field

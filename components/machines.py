@@ -1,6 +1,7 @@
 """Machine types of Google Compute Engine: what they have, which GPU they take, what GKE leaves for pods.
 
-Sources, as known in September 2025: Google's pages "General-purpose machine family", "Accelerator-optimized machine
+Written down from general knowledge of September 2025; the formulas of what GKE reserves from a public calculator that
+cites Google's page. To check by: Google's pages "General-purpose machine family", "Accelerator-optimized machine
 family", "GPU machine types" (cloud.google.com/compute/docs) and "Plan GKE Standard node sizes", "Use image streaming"
 (cloud.google.com/kubernetes-engine/docs). Pure: no Pulumi, no network.
 """

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from components.kuberay import KubeRayOperator, Training, bundle_name, operator_values, trigger_name
+from components.kuberay import KubeRayOperator, Training, bundle_name, data_poll, operator_values, trigger_name
 from modelport.cli.train import train
 from modelport.training import rayjob
 from tests.components.recording import record
@@ -133,7 +133,15 @@ def test_looks_for_new_data_train_only_what_is_new():
     poll = only(training(), "CronJob", "-data-poll").inputs["spec"]
     (container,) = poll["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     assert "--if-new" in container["command"]
-    assert (poll["schedule"], poll["suspend"], poll["concurrencyPolicy"]) == ("*/30 * * * *", False, "Forbid")
+    assert (poll["suspend"], poll["concurrencyPolicy"]) == (False, "Forbid")
+    minutes, *others = poll["schedule"].split()
+    first, second = map(int, minutes.split(","))
+    assert (second - first, others) == (30, ["*"] * 4), "every half hour"
+
+
+def test_a_hundred_models_look_for_data_at_minutes_of_their_own():
+    minutes = [data_poll(f"model-{number}").split(",")[0] for number in range(100)]
+    assert max(minutes.count(minute) for minute in minutes) < 20
 
 
 @pytest.mark.parametrize(

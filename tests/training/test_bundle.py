@@ -96,7 +96,9 @@ def machines(tmp_path: Path, tracked_connection: Connection) -> Iterator[Machine
     gcs, *others = free_ports(4)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "MODELPORT_"))}
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(16), "RAY_USAGE_STATS_ENABLED": "0"}
-    common = ["--block", "--disable-usage-stats", "--object-store-memory=100000000", f"--temp-dir={session}"]
+    # Workers take ports at random: the range that is Ray's own default may hold one of ours.
+    common = ["--min-worker-port=0", "--max-worker-port=0"]
+    common += ["--block", "--disable-usage-stats", "--object-store-memory=100000000", f"--temp-dir={session}"]
     head = [RAY, "start", "--head", "--node-ip-address=127.0.0.1", f"--port={gcs}", "--num-cpus=0", *common]
     head += ["--include-dashboard=false", f"--dashboard-agent-listen-port={others[0]}"]
     worker = [RAY, "start", f"--address=127.0.0.1:{gcs}", "--node-ip-address=127.0.0.2", "--num-cpus=1", *common]

@@ -397,17 +397,16 @@ def _problem(detail: Any) -> tuple[str, str, str]:
     # Pydantic's locations also hold the chosen kind of cluster, and a mark where a key itself is wrong.
     parts = [str(part) for part in detail["loc"] if part not in ("gke", "existing", "[key]")]
     key = f"{NAMESPACE}:" + ".".join(parts)
-    path = f"{NAMESPACE}:" + ".".join(parts)
     kind: str = detail["type"]
     if kind == "extra_forbidden":
         return key, "is not a known key", f"remove it, or correct its spelling; known here: {_known(parts[:-1])}"
     if kind in ("missing", "union_tag_not_found"):
-        return key, "is not set", f"pulumi config set --path '{path}' VALUE"
+        return key, "is not set", f"pulumi config set --path '{key}' VALUE"
     message = detail["msg"].removeprefix("Value error, ")
     found = "" if kind == "value_error" else f", but found {detail.get('input')!r}"
     if not parts:
         return NAMESPACE, message + found, "correct it in the stack's file; infra/settings.py describes every key"
-    return key, message + found, f"pulumi config set --path '{path}' VALUE"
+    return key, message + found, f"pulumi config set --path '{key}' VALUE"
 
 
 def _known(path: list[str]) -> str:

@@ -44,7 +44,7 @@ def demands(models: Sequence[Model], settings: Settings) -> list[Demand]:
     """What the models ask for, and what shared pools ask for. Pure."""
     found: list[Demand] = []
     for model in models:
-        workers, serve = model.spec.train.workers, model.spec.serve
+        workers = model.spec.train.workers
         key = f"models/{model.name}/model.yaml: train.workers"
         found.append(Demand(model.name, "train head", Use.TRAINING, 1, HEAD_CPUS, bytes_of(HEAD_MEMORY), key=key))
         found.append(
@@ -61,21 +61,8 @@ def demands(models: Sequence[Model], settings: Settings) -> list[Demand]:
                 key,
             )
         )
-        if not serve.pool:
-            found.append(
-                Demand(
-                    model.name,
-                    "serve",
-                    Use.SERVING,
-                    serve.replicas,
-                    serve.cpus + AGENT.cpu,
-                    bytes_of(serve.memory) + bytes_of(AGENT.memory),
-                    serve.gpus,
-                    bytes_of(serve.gpu_memory) if serve.gpu_memory else 0,
-                    serve.accelerator,
-                    f"models/{model.name}/model.yaml: serve",
-                )
-            )
+        if not model.spec.serve.pool:
+            found.append(_served(model.name, "serve", own_pool(model), f"models/{model.name}/model.yaml: serve"))
     if isinstance(settings.cluster, ExistingSettings):
         # On GKE the platform has nodes of its own.
         found += [
@@ -83,21 +70,38 @@ def demands(models: Sequence[Model], settings: Settings) -> list[Demand]:
             for part, pods, cpus, memory in platform_pods(settings)
         ]
     for name, pool in settings.triton_pools.items():
-        found.append(
-            Demand(
-                name,
-                "shared pool",
-                Use.SERVING,
-                pool.replicas,
-                pool.cpus + AGENT.cpu,
-                bytes_of(pool.memory) + bytes_of(AGENT.memory),
-                pool.gpus,
-                bytes_of(pool.gpu_memory) if pool.gpu_memory else 0,
-                pool.accelerator,
-                f"modelport:triton_pools.{name}",
-            )
-        )
+        found.append(_served(name, "shared pool", pool, f"modelport:triton_pools.{name}"))
     return found
+
+
+def own_pool(model: Model) -> TritonPoolSettings:
+    """The pool of a model that shares none."""
+    serve = model.spec.serve
+    return TritonPoolSettings(
+        replicas=serve.replicas,
+        maximum_replicas=model.settings.serve.maximum_replicas,
+        cpus=serve.cpus,
+        memory=serve.memory,
+        gpus=serve.gpus,
+        gpu_memory=serve.gpu_memory,
+        accelerator=serve.accelerator,
+    )
+
+
+def _served(name: str, part: str, pool: TritonPoolSettings, key: str) -> Demand:
+    """What the servers of a pool ask for, the agent beside each of them too."""
+    return Demand(
+        name,
+        part,
+        Use.SERVING,
+        pool.replicas,
+        pool.cpus + AGENT.cpu,
+        bytes_of(pool.memory) + bytes_of(AGENT.memory),
+        pool.gpus,
+        bytes_of(pool.gpu_memory) if pool.gpu_memory else 0,
+        pool.accelerator,
+        key,
+    )
 
 
 def platform_pods(settings: Settings) -> list[tuple[str, int, float, str]]:
@@ -127,14 +131,7 @@ def build_pools(
     for model in models:
         if model.spec.serve.pool:
             continue
-        serve = model.spec.serve
-        own = TritonPoolSettings(
-            replicas=serve.replicas,
-            maximum_replicas=model.settings.serve.maximum_replicas,
-            cpus=serve.cpus,
-            memory=serve.memory,
-            gpus=serve.gpus,
-        )
+        own = own_pool(model)
         _pool(model.dns, [model], own, where[model.name, "serve"], settings, platform, _labels(model, labels), opts)
     for name, pool in settings.triton_pools.items():
         members = [model for model in models if model.pool == name]

@@ -3,9 +3,9 @@
 Stand-ins: Google Cloud (inputs checked against the SDK), the kubelets (kwok). See tests/engine and tests/cluster.
 """
 
-import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,18 +13,10 @@ import pytest
 
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.nodes import Node, gke_node
-from tests.engine.engine import Changes, Engine, copy_project
+from tests.engine.engine import Changes, Engine, chart_definitions, copy_project
 from tools import crds
 
 PROJECT = Path(__file__).resolve().parents[2]
-
-CHART_CRDS = {
-    "kuberay-operator": "ray-operator",
-    "keda": "keda",
-    "kube-prometheus-stack": "prometheus-operator",
-    "cert-manager": "cert-manager",
-}
-"""Tool that carries the definitions of each chart."""
 
 POOL = "modelport.dev/pool"
 
@@ -98,14 +90,6 @@ class Environment:
         return found
 
 
-def chart_definitions(folder: Path) -> Path:
-    """The definitions that each chart brings, where the stand-in for Helm looks for them."""
-    for chart, tool in CHART_CRDS.items():
-        (folder / chart).parent.mkdir(parents=True, exist_ok=True)
-        (folder / chart).symlink_to(crds(tool))
-    return folder
-
-
 def environment(folder: Path, cluster: ControlPlane, stack: str) -> Environment:
     """A fresh copy of the project with a stack on Google's stand-in."""
     project = copy_project(PROJECT, folder / "project")
@@ -114,11 +98,8 @@ def environment(folder: Path, cluster: ControlPlane, stack: str) -> Environment:
         folder / "state",
         kubeconfig=cluster.kubeconfig,
         env={
-            # The copy comes before the checkout that is installed.
-            "PYTHONPATH": str(project),
             "MODELPORT_TEST_CRDS": str(chart_definitions(folder / "charts")),
             "MODELPORT_TEST_GCP": str(folder / "gcp.json"),
-            "PATH": f"{folder / 'state' / 'bin'}{os.pathsep}{os.environ['PATH']}",
         },
     )
     engine.stack_init(stack)
@@ -135,26 +116,29 @@ class Up(Environment):
     first_up: Changes
 
 
-@pytest.fixture(scope="session")
-def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """dev, up. Whoever changes it puts it back."""
-    with ControlPlane(nodes=DEV_NODES) as cluster:
+@contextmanager
+def brought_up(folder: Path, nodes: Sequence[Node], stack: str) -> Generator[Up]:
+    """A stack that is up on a cluster of its own."""
+    with ControlPlane(nodes=nodes) as cluster:
         cluster.apply_crds(crds("gateway-api"))
-        made = environment(tmp_path_factory.mktemp("dev"), cluster, "dev")
+        made = environment(folder, cluster, stack)
         preview = made.engine.preview()
         up = made.engine.up()
         yield Up(made.project, made.engine, cluster, preview, up)
+
+
+@pytest.fixture(scope="session")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """dev, up. Whoever changes it puts it back."""
+    with brought_up(tmp_path_factory.mktemp("dev"), DEV_NODES, "dev") as up:
+        yield up
 
 
 @pytest.fixture(scope="session")
 def prod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """prod, up."""
-    with ControlPlane(nodes=PROD_NODES) as cluster:
-        cluster.apply_crds(crds("gateway-api"))
-        made = environment(tmp_path_factory.mktemp("prod"), cluster, "prod")
-        preview = made.engine.preview()
-        up = made.engine.up()
-        yield Up(made.project, made.engine, cluster, preview, up)
+    with brought_up(tmp_path_factory.mktemp("prod"), PROD_NODES, "prod") as up:
+        yield up
 
 
 @pytest.fixture(scope="session")

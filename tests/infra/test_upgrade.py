@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.control_plane import ControlPlane
-from tests.engine.engine import CHANGING
-from tests.infra.conftest import CHART_CRDS, DEV_NODES, environment
+from tests.engine.engine import CHANGING, CHART_TOOLS
+from tests.infra.conftest import DEV_NODES, environment
 from tests.infra.record import RECORDED
 from tests.policy.manifests import objects, resources_of
 from tools import crds
@@ -29,7 +29,7 @@ STATEFUL = (
 
 def put_back(cluster: ControlPlane, resources: list[dict[str, Any]]) -> None:
     """Make the cluster what the recorded state says it was."""
-    for tool in (*CHART_CRDS.values(), "gateway-api"):
+    for tool in (*CHART_TOOLS.values(), "gateway-api"):
         cluster.apply_crds(crds(tool))
     manifests = with_secrets(resources)
     manifests.sort(key=lambda manifest: manifest["kind"] != "Namespace")

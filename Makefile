@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test lint unit check format down tools locks schema pin-images network-docs benchmarks clean
+.PHONY: help setup demo test lint unit check format down tools browser locks schema pin-images network-docs benchmarks clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,11 +37,14 @@ lint: setup ## formatting, lint, types, directions of imports, model folders
 	$(BIN)/lint-imports
 	$(BIN)/modelport check
 
-unit: setup tools ## every test
+unit: setup tools browser ## every test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 tools: setup ## build the programs that tests of the infrastructure run; ten minutes the first time
 	@$(BIN)/python -m tools
+
+browser: setup ## find Chromium for the tests of the page; as root on Debian, install it
+	@$(BIN)/python -m tools.browser
 
 format: setup ## format and mend what can be mended
 	$(BIN)/ruff check --fix .
@@ -67,7 +70,7 @@ locks: ## compile locks/ anew from pyproject.toml
 	@test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --require-hashes -r locks/uv.txt; }
 	$(LOCK) --all-extras --group dev pyproject.toml -o locks/dev.txt
 	$(LOCK) -c locks/dev.txt pyproject.toml -o locks/core.txt
-	for extra in cluster infra train promote serve loadtest platform local; do \
+	for extra in cluster export infra train promote serve loadtest platform local; do \
 		$(LOCK) -c locks/dev.txt --extra $$extra pyproject.toml -o locks/$$extra.txt || exit 1; done
 	$(LOCK) -c locks/dev.txt locks/uv.in -o locks/uv.txt
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \

@@ -75,6 +75,8 @@ class TritonPoolArgs(TypedDict):
     """Secret whose key ``admin-key`` changes Triton; the agent's connection has the same."""
     desired: dict[str, str]
     """Pinned release by model; empty, or missing, follows the model's promotion log."""
+    precision: NotRequired[dict[str, str]]
+    """Arithmetic of the network by model (fp32, fp16 or int8); missing takes what the release itself says."""
     replicas: TritonReplicas
     """How many servers there are."""
     cpus: float
@@ -121,7 +123,8 @@ class TritonPool(pulumi.ComponentResource):
     def __init__(self, name: str, args: TritonPoolArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         # Whatever is wrong with the arguments shows before anything is made.
         least, most = replica_range(args)
-        document, template = desired_document(args["models"], args["desired"]), pool_pod(args)
+        document = desired_document(args["models"], args["desired"], args.get("precision", {}))
+        template = pool_pod(args)
         super().__init__("modelport:index:TritonPool", name, {**args}, opts)
         pool, full, namespace = args["pool"], f"triton-{args['pool']}", args["namespace"]
         extra = {labels.POOL: pool, **args.get("labels", {})}
@@ -225,15 +228,22 @@ def replica_range(args: TritonPoolArgs) -> tuple[int, int]:
     return least, most
 
 
-def desired_document(models: Sequence[str], desired: Mapping[str, str]) -> str:
+def desired_document(models: Sequence[str], desired: Mapping[str, str], precision: Mapping[str, str]) -> str:
     """What the agents are told to serve: a JSON object {model: digest}, or null for the promotion log's latest.
 
+    A model whose precision is given has ``{"release": digest or null, "precision": ...}`` instead.
+
     Raises:
-        ValueError: a release is desired of a model that the pool does not have.
+        ValueError: a release or a precision is desired of a model that the pool does not have.
     """
-    if strangers := sorted(set(desired) - set(models)):
-        raise ValueError(f"releases are desired of {', '.join(strangers)}, which the pool does not have")
-    return json.dumps({model: desired.get(model) or None for model in sorted(models)}, indent=1)
+    for what, names in (("releases are", desired), ("precisions are", precision)):
+        if strangers := sorted(set(names) - set(models)):
+            raise ValueError(f"{what} desired of {', '.join(strangers)}, which the pool does not have")
+    document: dict[str, object] = {}
+    for model in sorted(models):
+        release = desired.get(model) or None
+        document[model] = {"release": release, "precision": precision[model]} if model in precision else release
+    return json.dumps(document, indent=1)
 
 
 def server_arguments() -> list[str]:

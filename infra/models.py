@@ -121,6 +121,7 @@ def _model(folder: ModelFolder, settings: Settings) -> Model:
     }
     served = {
         "replicas": serve.replicas,
+        "precision": serve.precision,
         "cpus": serve.cpus,
         "gpus": serve.gpus,
         "memory": serve.memory,

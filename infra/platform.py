@@ -33,7 +33,7 @@ _TRAINING_QUOTA = {"count/jobs.batch": "5000", "pods": "1000"}
 
 CONSUMERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "trainer": (("datasets/",), ("staging/", "checkpoints/")),
-    "promoter": (("staging/", "replicas/"), ("datasets/", "heldout/", "releases/", "promotions/")),
+    "promoter": (("staging/", "replicas/"), ("uploads/", "datasets/", "heldout/", "releases/", "promotions/")),
     "server": (("releases/", "promotions/"), ("replicas/", "records/")),
 }
 """Prefixes of the platform's bucket that each identity reads, and reads and writes: the same as on a laptop."""

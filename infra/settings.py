@@ -22,6 +22,7 @@ from components.accelerators import Accelerator
 from components.gke import GpuDriver, ReleaseChannel, SharingStrategy
 from components.object_store import ObjectStoreEngine
 from components.postgres import PostgresEngine
+from modelport.contract import Precision
 from modelport.errors import BadInput
 
 NAMESPACE = "modelport"
@@ -222,10 +223,13 @@ class TrainOverride(_Section):
 
 
 class ServeOverride(_Section):
-    """The resource parts of ``serve`` in model.yaml."""
+    """The parts of ``serve`` in model.yaml that an environment may decide: resources, and the arithmetic."""
 
     replicas: int | None = Field(default=None, ge=1, le=100)
     maximum_replicas: int | None = Field(default=None, ge=1, le=100)
+    precision: Precision | None = Field(
+        default=None, description="Arithmetic of the network [default: what the release that is served says]."
+    )
     cpus: float | None = Field(default=None, gt=0)
     gpus: int | None = Field(default=None, ge=0, le=8)
     memory: Quantity | None = None

@@ -237,12 +237,22 @@ def _pool(
         "placement": _placement(shape),
         "labels": dict(labels),
     }
+    if precision := precisions(models):
+        args["precision"] = precision
     if pool.gpus:
         # There may be no GPU to spare for a moment of two servers.
         args["surge"] = False
     if maximum > pool.replicas and platform.monitoring is not None:
         args["autoscaling"] = {"prometheus_url": platform.monitoring.prometheus_url, "queue_ms": QUEUE_MS}
     TritonPool(f"{name}-pool", args, opts)
+
+
+def precisions(models: Sequence[Model]) -> dict[str, str]:
+    """Arithmetic by model where the stack says it. Pure.
+
+    What ``model.yaml`` says comes with each release, and this checkout's may be another one than the release's.
+    """
+    return {model.name: said.value for model in models if (said := model.settings.serve.precision) is not None}
 
 
 def _labels(model: Model, labels: Mapping[str, str]) -> dict[str, str]:

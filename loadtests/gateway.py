@@ -25,7 +25,7 @@ class GatewayUser(FastHttpUser):
 
     @task
     def predict(self) -> None:
-        """One image in; the mask back, from a release that this run expects."""
+        """One image in; the answer back, from a release that this run expects."""
         question = next(self.questions)
         files = {"image": (question.name, question.data, question.media_type)}
         with self.client.post(self.path, files=files, headers=self.headers, catch_response=True) as response:
@@ -33,10 +33,10 @@ class GatewayUser(FastHttpUser):
                 response.failure(f"{response.status_code}: {(response.text or str(response.error))[:200]}")
                 return
             try:
-                release, outputs = gateway_outputs(response.json())
-            except (ModelportError, ValueError, KeyError, TypeError) as error:
+                release, outputs, precision = gateway_outputs(response.json())
+            except (ModelportError, ValueError, LookupError, TypeError) as error:
                 response.failure(f"an answer that nobody can read: {error!r}"[:200])
                 return
-            problem = golden(self.environment).problem(question, outputs, release)
+            problem = golden(self.environment).problem(question, outputs, release, precision)
             if problem:
                 response.failure(problem)

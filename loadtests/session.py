@@ -22,6 +22,7 @@ from locust.contrib.csv_request_logger import CsvRequestLogger
 from locust.env import Environment
 
 from modelport.loadtest import Golden, Question
+from modelport.release import FP32
 
 TIMEOUT_S = 15.0
 """A request that takes longer counts as failed."""
@@ -36,6 +37,11 @@ def _options(parser: LocustArgumentParser) -> None:
         required=True,
         metavar="DIR",
         help="Folder of a release that may answer; its golden images are sent. Several while versions change over.",
+    )
+    parser.add_argument(
+        "--precision",
+        default=FP32,
+        help="Arithmetic that Triton runs the network with, whose tolerances apply; the gateway's answers name it.",
     )
     parser.add_argument("--samples", metavar="CSV", help="Write a line per request to this file.")
 
@@ -71,7 +77,7 @@ def ask_triton(
     expected_errors: tuple[type[BaseException], ...],
 ) -> None:
     """Time one request to Triton, judge its answer, and tell Locust."""
-    model = environment.parsed_options.model  # type: ignore[union-attr]
+    options: Any = environment.parsed_options
     start, began = time.time(), time.perf_counter()
     outputs: Mapping[str, np.ndarray] = {}
     error: BaseException | None = None
@@ -80,11 +86,11 @@ def ask_triton(
     except expected_errors as raised:
         error = raised
     milliseconds = (time.perf_counter() - began) * 1000
-    if error is None and (problem := golden(environment).problem(question, outputs)):
+    if error is None and (problem := golden(environment).problem(question, outputs, precision=options.precision)):
         error = AssertionError(problem)
     environment.events.request.fire(
         request_type=protocol,
-        name=model,
+        name=options.model,
         start_time=start,
         response_time=milliseconds,
         response_length=sum(output.nbytes for output in outputs.values()),

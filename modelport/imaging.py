@@ -9,11 +9,11 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageDraw, ImageFont, ImageOps, UnidentifiedImageError
 
 from modelport.errors import BadInput
 
@@ -57,6 +57,8 @@ class Limits:
 
 DEFAULT_LIMITS = Limits()
 _FORMATS = ("JPEG", "PNG")
+_ORIENTATION = 0x0112
+"""EXIF's tag."""
 
 
 def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Pixels:
@@ -79,6 +81,18 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Pixels:
         background = Image.new("RGBA", upright.size, (0, 0, 0, 255))
         image = Image.alpha_composite(background, upright)
     return np.ascontiguousarray(np.asarray(image.convert("RGB")))
+
+
+def upright_size(data: bytes, limits: Limits = DEFAULT_LIMITS) -> tuple[int, int]:
+    """(height, width) that `decode` gives an image, read from its header only.
+
+    Raises:
+        ImageError: not an image within the limits.
+    """
+    image = _header(data, limits)
+    width, height = image.size
+    # Orientations 5 to 8 are those that lie on their side.
+    return (width, height) if image.getexif().get(_ORIENTATION) in (5, 6, 7, 8) else (height, width)
 
 
 def decode_mask(data: bytes, classes: int, limits: Limits = DEFAULT_LIMITS) -> Mask:
@@ -115,8 +129,88 @@ def overlay(image: Pixels, mask: Mask, colors: Sequence[tuple[int, int, int]], a
     return np.where((mask > 0)[:, :, None], np.rint(tinted), image).astype(np.uint8)
 
 
+def draw_boxes(
+    image: Pixels,
+    boxes: NDArray[np.floating[Any]],
+    *,
+    captions: Sequence[str],
+    colors: Sequence[tuple[int, int, int]],
+) -> Pixels:
+    """Image [H, W, 3] with boxes [K, 4] (left, top, right, bottom in pixels) and a caption for each.
+
+    The first box is drawn last, so that it is whole where they overlap. What lies outside the image is not seen.
+    """
+    height, width = image.shape[:2]
+    canvas = Image.fromarray(image)
+    draw = ImageDraw.Draw(canvas)
+    line, font = _line_and_font(width, height)
+    for box, caption, color in reversed(list(zip(boxes, captions, colors, strict=True))):
+        left, top = (max(-line, round(float(value))) for value in box[:2])
+        # A box ends where the next pixel begins.
+        right, bottom = min(width + line, round(float(box[2]))) - 1, min(height + line, round(float(box[3]))) - 1
+        draw.rectangle((left, top, max(left, right), max(top, bottom)), outline=color, width=line)
+        if caption:
+            text_width, text_height = _text_size(draw, caption, font)
+            x = min(max(0, left), max(0, width - text_width))
+            y = top - text_height if top >= text_height else max(0, top + line)
+            _write(draw, (x, y), caption, font, color)
+    return np.asarray(canvas)
+
+
+def draw_caption(image: Pixels, caption: str, color: tuple[int, int, int]) -> Pixels:
+    """Image [H, W, 3] with a caption in a bar of that colour along its lower edge."""
+    height, width = image.shape[:2]
+    canvas = Image.fromarray(image)
+    draw = ImageDraw.Draw(canvas)
+    _, font = _line_and_font(width, height)
+    text_height = _text_size(draw, caption, font)[1]
+    draw.rectangle((0, height - text_height, width, height), fill=color)
+    _write(draw, (0, height - text_height), caption, font, color)
+    return np.asarray(canvas)
+
+
+_Font: TypeAlias = ImageFont.FreeTypeFont | ImageFont.ImageFont
+_MARGIN = 2
+"""Pixels around a text."""
+
+
+def _line_and_font(width: int, height: int) -> tuple[int, _Font]:
+    """Width of lines, and a font, that can be seen when the whole image is looked at."""
+    side = min(width, height)
+    return max(1, round(side / 250)), ImageFont.load_default(max(10, round(side / 28)))
+
+
+def _text_size(draw: ImageDraw.ImageDraw, text: str, font: _Font) -> tuple[int, int]:
+    # The height of every letter that there is, so that captions in one image are alike.
+    _, top, _, bottom = draw.textbbox((0, 0), "Ag|", font=font)
+    return round(draw.textlength(text, font=font)) + 2 * _MARGIN, round(bottom - top) + 2 * _MARGIN
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, font: _Font, color: tuple[int, int, int]
+) -> None:
+    """Text on a ground of that colour, black or white after how bright that is."""
+    width, height = _text_size(draw, text, font)
+    x, y = place
+    draw.rectangle((x, y, x + width - 1, y + height - 1), fill=color)
+    bright = 0.299 * color[0] + 0.587 * color[1] + 0.114 * color[2] > 140
+    top = draw.textbbox((0, 0), "Ag|", font=font)[1]
+    ink = (0, 0, 0) if bright else (255, 255, 255)
+    draw.text((x + _MARGIN, y + _MARGIN - top), text, fill=ink, font=font)
+
+
 def _open(data: bytes, limits: Limits) -> Image.Image:
     """Checked, fully decoded and upright Pillow image."""
+    image = _header(data, limits)
+    try:
+        image.load()
+        return ImageOps.exif_transpose(image)
+    except (OSError, SyntaxError, ValueError, IndexError) as error:
+        raise ImageError(Reason.TRUNCATED, f"the image is damaged or cut off: {error}") from None
+
+
+def _header(data: bytes, limits: Limits) -> Image.Image:
+    """Checked Pillow image, of which only the header is read."""
     if not data:
         raise ImageError(Reason.EMPTY, "the image is empty (0 bytes)")
     if len(data) > limits.max_bytes:
@@ -138,8 +232,4 @@ def _open(data: bytes, limits: Limits) -> Image.Image:
         raise ImageError(Reason.TOO_MANY_PIXELS, message)
     if width == 0 or height == 0:
         raise ImageError(Reason.UNSUPPORTED, f"the image has {width}x{height} pixels")
-    try:
-        image.load()
-        return ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError, IndexError) as error:
-        raise ImageError(Reason.TRUNCATED, f"the image is damaged or cut off: {error}") from None
+    return image

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from modelport.imaging import ImageError, Limits, Reason, decode, decode_mask, encode_png, overlay
+from modelport.imaging import ImageError, Limits, Reason, decode, decode_mask, encode_png, overlay, upright_size
 
 
 def _bytes(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -57,6 +57,73 @@ def test_palette_grey_cmyk_and_transparency_become_rgb() -> None:
     clear = np.zeros((2, 2, 4), np.uint8)
     clear[...] = (255, 255, 255, 0)
     assert decode(_bytes(Image.fromarray(clear), "PNG")).max() == 0
+
+
+def _png(width: int, bits: int, color: int, samples: bytes, extra: bytes = b"") -> bytes:
+    """A PNG of one row, written by hand: no library decides how the samples are stored."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, bits, color, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"\0" + samples))
+    return b"\x89PNG\r\n\x1a\n" + header + extra + pixels + chunk(b"IEND", b"")
+
+
+_SAMPLES = (0, 255, 256, 0x1234, 0xFF00, 0xFFFF)
+_HIGH = [0, 0, 1, 0x12, 255, 255]
+_PALETTE = struct.pack(">I", 6) + b"PLTE" + bytes([9, 8, 7, 200, 100, 50])
+_PALETTE += struct.pack(">I", zlib.crc32(_PALETTE[4:]))
+
+
+@pytest.mark.parametrize(
+    ("data", "rows"),
+    [
+        pytest.param(_png(6, 16, 0, struct.pack(">6H", *_SAMPLES)), [[v, v, v] for v in _HIGH], id="grey 16"),
+        pytest.param(
+            _png(6, 16, 4, b"".join(struct.pack(">HH", v, 0xFFFF) for v in _SAMPLES)),
+            [[v, v, v] for v in _HIGH],
+            id="grey and alpha 16",
+        ),
+        pytest.param(_png(1, 16, 4, struct.pack(">HH", 0xFFFF, 0)), [[0, 0, 0]], id="transparent 16"),
+        pytest.param(
+            _png(6, 16, 2, b"".join(struct.pack(">HHH", v, 0x80FF, 0) for v in _SAMPLES)),
+            [[v, 128, 0] for v in _HIGH],
+            id="colour 16",
+        ),
+        pytest.param(
+            _png(6, 16, 6, b"".join(struct.pack(">HHHH", v, 0x80FF, 0, 0xFFFF) for v in _SAMPLES)),
+            [[v, 128, 0] for v in _HIGH],
+            id="colour and alpha 16",
+        ),
+        pytest.param(_png(3, 8, 0, bytes([0, 7, 255])), [[0, 0, 0], [7, 7, 7], [255, 255, 255]], id="grey 8"),
+        pytest.param(_png(2, 4, 0, bytes([0x0F])), [[0, 0, 0], [255, 255, 255]], id="grey 4"),
+        pytest.param(_png(2, 1, 0, bytes([0b01000000])), [[0, 0, 0], [255, 255, 255]], id="1 bit"),
+        pytest.param(_png(2, 8, 3, bytes([1, 0]), _PALETTE), [[200, 100, 50], [9, 8, 7]], id="palette"),
+    ],
+)
+def test_every_kind_of_png_becomes_eight_bits_of_rgb(data: bytes, rows: list[list[int]]) -> None:
+    decoded = decode(data)
+    assert (decoded.dtype, decoded.tolist()) == (np.uint8, [rows])
+
+
+def test_grey_of_sixteen_bits_lies_as_exif_says() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide = np.arange(6, dtype=np.uint16).reshape(2, 3) << 8
+    decoded = decode(_bytes(Image.fromarray(wide), "PNG", exif=exif))
+    assert decoded[..., 0].tolist() == [[3, 0], [4, 1], [5, 2]]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_the_size_is_that_of_the_decoded_image(orientation: int, kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = _bytes(Image.fromarray(_pixels(6, 10)), kind, exif=exif)
+    assert upright_size(data) == decode(data).shape[:2]
+    with pytest.raises(ImageError):
+        upright_size(b"no image")
 
 
 def _header_only_png(width: int, height: int) -> bytes:

@@ -1,6 +1,5 @@
 """`modelport data`: datasets on the platform's object store."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -16,15 +15,17 @@ def data() -> None:
 
 @data.command()
 @click.argument("name")
-@click.argument("path", type=click.Path(path_type=Path))
-def push(name: str, path: Path) -> None:
-    """Put the dataset in folder PATH on the platform's S3 as NAME: by content, and never twice.
+@click.argument("path")
+def push(name: str, path: str) -> None:
+    """Put the dataset in PATH on the platform's S3 as NAME: by content, and never twice.
 
-    NAME is what a model's data.name says. Held-out files go where only the gate can read them.
+    PATH is a folder, a zip of one, or s3://BUCKET/uploads/FILE.zip. NAME is what a model's data.name says. Held-out
+    files go where only the gate can read them.
     """
     from modelport.connection import Connection, Role
     from modelport.data import push as push_dataset
     from modelport.objects import ObjectStore
+    from modelport.project import project_root, state_folder
 
     spec = _spec_of_dataset(name)
     store = ObjectStore.connect(Connection.load(), Role.PROMOTER)
@@ -33,7 +34,7 @@ def push(name: str, path: Path) -> None:
         if done % 500 == 0 and done < total:
             click.echo(f"{done}/{total} files", err=True)
 
-    result = push_dataset(name, path, spec, store, progress)
+    result = push_dataset(name, path, spec, store, progress, cache=state_folder(project_root()) / "cache")
     for remark in result.remarks:
         click.echo(f"note: {remark}", err=True)
     click.echo(f"{result.train} examples to train and select with, {result.heldout} held out")
@@ -70,13 +71,28 @@ def _spec_of_dataset(name: str) -> "ModelSpec":
 
     root = project_root()
     specs = [folder.spec for folder in discover(root)]
-    for spec in specs:
-        if spec.data.name == name:
-            return spec
-    wanted = ", ".join(sorted({spec.data.name for spec in specs})) or "none"
-    raise BadInput(
-        f"no model here learns from a dataset {name!r}",
-        file=root / "models",
-        key="data.name",
-        remedy=f"datasets that models name: {wanted}",
-    )
+    found = [spec for spec in specs if spec.data.name == name]
+    if not found:
+        wanted = ", ".join(sorted({spec.data.name for spec in specs})) or "none"
+        raise BadInput(
+            f"no model here learns from a dataset {name!r}",
+            file=root / "models",
+            key="data.name",
+            remedy=f"datasets that models name: {wanted}",
+        )
+    first, *others = found
+    for other in others:
+        for key, one, two in (
+            ("task", first.task, other.task),
+            # A push divides the dataset once, for every model that names it.
+            ("data.heldout_fraction", first.data.heldout_fraction, other.data.heldout_fraction),
+            ("data.group_pattern", first.data.group_pattern, other.data.group_pattern),
+        ):
+            if one != two:
+                raise BadInput(
+                    f"is {one} in {first.name} and {two} in {other.name}, which both learn from dataset {name!r}",
+                    file=root / "models" / other.name / "model.yaml",
+                    key=key,
+                    remedy="make them agree, or give the datasets names of their own in data.name",
+                )
+    return first

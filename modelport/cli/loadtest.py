@@ -26,7 +26,14 @@ def seconds(_context: click.Context, _parameter: click.Parameter, value: str) ->
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for report.json, latency.png, requests.csv.  [default: build/loadtest/NAME-TARGET]",
 )
-def loadtest(name: str, target: str, users: int, duration: float, out: Path | None) -> None:
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="Arithmetic that a Triton which is asked directly runs the network with; the gateway's answers name theirs.",
+)
+def loadtest(name: str, target: str, users: int, duration: float, out: Path | None, precision: str) -> None:
     """Ask model NAME with golden images, check every answer, and report latency and throughput.
 
     Exits with 1 when any request failed or was answered wrongly.
@@ -36,7 +43,7 @@ def loadtest(name: str, target: str, users: int, duration: float, out: Path | No
     from modelport.project import project_root
 
     out = out or project_root() / "build" / "loadtest" / f"{name}-{target}"
-    report = run(name, Connection.load(), Target(target), users, duration, out)
+    report = run(name, Connection.load(), Target(target), users, duration, out, precision=precision)
     for reason, times in report.failures.items():
         click.echo(f"  failed {times} times: {reason}", err=True)
     if report.p50_ms is not None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 
-from modelport.contract.spec import SPEC_FILE, parse_spec
+from modelport.contract.spec import SPEC_FILE, DataSpec, parse_spec
 from modelport.errors import BadInput
 
 MAX_BUNDLE_BYTES = 1024 * 1024
@@ -107,6 +107,10 @@ def _belongs(relative: Path) -> bool:
 def _learning_part(content: bytes) -> bytes:
     spec = parse_spec(content.decode())
     learned = spec.model_dump(mode="json", include={"name", "task", "data"})
+    # Keys that came later count where they say something: a new key of the contract trains nothing anew.
+    for key in ("heldout_fraction", "group_pattern"):
+        if learned["data"][key] == DataSpec.model_fields[key].default:
+            del learned["data"][key]
     learned["classes"] = [label.name for label in spec.classes]
     learned["train"] = spec.train.model_dump(mode="json", include={"parameters", "seed", "select"})
     return json.dumps(learned, sort_keys=True, separators=(",", ":")).encode()

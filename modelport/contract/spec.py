@@ -1,5 +1,6 @@
 """``model.yaml``: what the platform must know of a model, and nothing about an environment."""
 
+import re
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -17,7 +18,7 @@ from pydantic import (
 )
 
 from modelport.contract.source import Source, read_yaml
-from modelport.contract.tasks import TASKS, Task
+from modelport.contract.tasks import LESS_IS_BETTER, TASKS, Task
 from modelport.errors import BadInput
 
 SPEC_FILE = "model.yaml"
@@ -72,6 +73,18 @@ class DataSpec(_Section):
         gt=0,
         lt=0.5,
         description="Share of the training split that is set aside to select epochs and thresholds on.",
+    )
+    heldout_fraction: float = Field(
+        default=0.15,
+        gt=0,
+        lt=0.5,
+        description="Share that is held out for the gate, where the dataset brings no validation/ of its own.",
+    )
+    group_pattern: str | None = Field(
+        default=None,
+        description="Regular expression on an example's name whose first group says what must not be divided between "
+        "splits, such as `^(.{8})` where the first 8 characters are the patient; a groups.csv beside the images goes "
+        "before.",
     )
 
 
@@ -303,10 +316,29 @@ def _disagreements(spec: ModelSpec) -> list[tuple[tuple[str, ...], str]]:
     if spec.gate.metric not in metrics:
         message = f"is {spec.gate.metric!r}; for {spec.task} the platform computes: {', '.join(metrics)}"
         found.append((("gate", "metric"), message))
+    elif (spec.gate.direction is Direction.MIN) != (spec.gate.metric in LESS_IS_BETTER):
+        right = Direction.MAX if spec.gate.direction is Direction.MIN else Direction.MIN
+        found.append((("gate", "direction"), f"is {spec.gate.direction}; of {spec.gate.metric} it is {right}"))
     if spec.task is Task.SEGMENT and len(spec.classes) < 2:
         found.append((("classes",), "of a segmentation are the background and at least one more"))
+    if spec.task is Task.CLASSIFY and len(spec.classes) < 2:
+        found.append((("classes",), "of a classification are two at least"))
+    names = [label.name for label in spec.classes]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        found.append((("classes",), f"name {twice!r} twice"))
+    if spec.data.group_pattern is not None and not _has_one_group(spec.data.group_pattern):
+        message = f"is {spec.data.group_pattern!r}, no regular expression with exactly one group in parentheses"
+        found.append((("data", "group_pattern"), message))
     unknown = sorted(set(spec.train.search) - set(spec.train.parameters))
     return found + [(("train", "search", name), "is no parameter of train.parameters") for name in unknown]
+
+
+def _has_one_group(pattern: str) -> bool:
+    try:
+        return re.compile(pattern).groups == 1
+    except re.error:
+        return False
 
 
 def _problem(source: Source, detail: Any) -> BadInput:

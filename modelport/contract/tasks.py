@@ -31,6 +31,9 @@ class TaskTable:
     """Metrics that the platform computes for the gate; see `modelport.promotion`."""
 
 
+LESS_IS_BETTER = frozenset({"calibration_error"})
+"""Metrics of the platform of which less is better; of all others more is."""
+
 IMAGE = Tensor("image", "TYPE_UINT8", (-1, -1, 3))
 
 TASKS: dict[Task, TaskTable] = {
@@ -51,6 +54,6 @@ TASKS: dict[Task, TaskTable] = {
     Task.CLASSIFY: TaskTable(
         inputs=(IMAGE,),
         outputs=(Tensor("probabilities", "TYPE_FP32", (-1,)),),
-        metrics=("accuracy", "balanced_accuracy", "f1", "auroc"),
+        metrics=("accuracy", "balanced_accuracy", "f1", "auroc", "calibration_error"),
     ),
 }

@@ -10,12 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from modelport.contract.spec import Precision
 from modelport.errors import BadInput
 
 ModelConfig: TypeAlias = Any
 """``inference.ModelConfig`` of Triton's ``model_config.proto`` (generated code carries no types)."""
 
 CONFIG_FILE = "config.pbtxt"
+NETWORK = "network"
+"""The step that learned, and that exists in more than one precision."""
+ENGINE_CACHE = "/tmp/modelport-engines"  # noqa: S108  Triton's own container, which nobody else writes to
+"""Folder of TensorRT's plans in Triton's container."""
+_WORKSPACE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,8 @@ class InstanceSettings:
     """Threads inside one instance."""
     gpu: bool = False
     """Whether steps run on the replica's GPU."""
+    precision: Precision = Precision.FP32
+    """Arithmetic of the network step."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +51,7 @@ class RenderedRelease:
     """Everything that Triton is told of one release. Names are immutable: other content gets other names."""
 
     name: str
-    """The release's ensemble, ``<model>.<first 12 digits of the digest>``."""
+    """The release's ensemble, ``<model>.<first 12 digits of the digest>``, with ``-<precision>`` unless it is fp32."""
     alias: str
     """The model's own name, for clients that speak to Triton directly."""
     steps: Mapping[str, str]
@@ -112,7 +120,7 @@ def render(
     Args:
         pipeline: configurations that the release carries.
         settings: what the stack decides.
-        graph_hashes: sha256 of each step's ``model.onnx``, by step.
+        graph_hashes: sha256 of each step's ``model.onnx`` in the precision of the settings, by step.
         model: name of the model.
         release: digest of the release.
 
@@ -130,17 +138,43 @@ def render(
         # The C++ backend and the laptop's read the same parameters.
         config.parameters["intra_op_thread_count"].string_value = str(settings.threads)
         config.parameters["inter_op_thread_count"].string_value = "1"
+        if step == NETWORK and settings.precision is Precision.FP16 and settings.gpu:
+            _accelerate_fp16(config, graph_hashes[step])
         content = hashlib.sha256(f"{graph_hashes[step]}\n{_to_text(config)}".encode()).hexdigest()
         config.name = steps[step] = f"{model}.{step}.{content[:12]}"
         configs[config.name] = _to_text(config)
     ensemble = _copy(pipeline.ensemble)
-    ensemble.name = f"{model}.{release[:12]}"
+    # No dot: the number of dots tells releases from steps.
+    suffix = "" if settings.precision is Precision.FP32 else f"-{settings.precision}"
+    ensemble.name = f"{model}.{release[:12]}{suffix}"
     ensemble.parameters["release"].string_value = release
     for step in ensemble.ensemble_scheduling.step:
         step.model_name = steps[step.model_name]
         step.model_version = -1
     configs[ensemble.name] = _to_text(ensemble)
     return RenderedRelease(ensemble.name, model, steps, configs, _to_text(_alias(ensemble, model)))
+
+
+def _accelerate_fp16(config: ModelConfig, graph_hash: str) -> None:
+    """Let ONNX Runtime compute what it can with TensorRT in 16 bits.
+
+    The plan is built where it runs, at the first load, and kept: TensorRT names its files by its version and the
+    GPU's compute capability, and here each graph has a folder of its own.
+    """
+    accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator.add()
+    accelerator.name = "tensorrt"
+    accelerator.parameters["precision_mode"] = "FP16"
+    accelerator.parameters["max_workspace_size_bytes"] = str(_WORKSPACE_BYTES)
+    accelerator.parameters["trt_engine_cache_enable"] = "true"
+    accelerator.parameters["trt_engine_cache_path"] = f"{ENGINE_CACHE}/{graph_hash[:12]}"
+    accelerator.parameters["trt_timing_cache_enable"] = "true"
+    accelerator.parameters["trt_timing_cache_path"] = ENGINE_CACHE
+    # Without a profile every new size of batch would build anew, in the middle of traffic.
+    largest = max(1, config.max_batch_size)
+    for bound, batch in (("min", 1), ("opt", largest), ("max", largest)):
+        accelerator.parameters[f"trt_profile_{bound}_shapes"] = ",".join(
+            f"{tensor.name}:{'x'.join(map(str, (batch, *tensor.dims)))}" for tensor in config.input
+        )
 
 
 def _alias(release: ModelConfig, model: str) -> ModelConfig:

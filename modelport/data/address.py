@@ -40,6 +40,13 @@ class Address:
         if "://" not in uri:
             return None
         found = _URI.fullmatch(uri)
+        if not found and uri.lower().endswith(".zip"):
+            raise BadInput(
+                "is a zip that no training can read: its held-out part must be out of a training's reach",
+                file=uri,
+                remedy=f"divide and push it with the promoter's connection: `modelport data push NAME {uri}`; "
+                "then use s3://BUCKET/datasets/NAME",
+            )
         if not found:
             raise BadInput(
                 "is not the address of a dataset",
@@ -47,6 +54,22 @@ class Address:
                 remedy="write s3://BUCKET/datasets/NAME; `modelport data list NAME` prints those of its versions",
             )
         return cls(found["bucket"], found["name"], found["digest"])
+
+
+UPLOADS = "uploads/"
+"""Prefix under which people lay down zips for `modelport data push`; only the promoter's identity reads it."""
+
+
+def uploaded_key(store: ObjectStore, uri: str) -> str:
+    """Key of an uploaded zip in this bucket.
+
+    Raises:
+        BadInput: the URI is no zip there.
+    """
+    prefix = f"s3://{store.bucket}/{UPLOADS}"
+    if not uri.startswith(prefix) or not uri.lower().endswith(".zip"):
+        raise BadInput("is no uploaded zip", file=uri, remedy=f"write {prefix}FILE.zip, or a local folder or zip")
+    return uri.removeprefix(f"s3://{store.bucket}/")
 
 
 class Latest(BaseModel):

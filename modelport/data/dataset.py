@@ -1,31 +1,39 @@
 """A dataset as training and the gate see it. Training's side has no way to the held-out files."""
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from modelport.contract import ModelSpec, Task
-from modelport.data import segment
 from modelport.data.address import Address, Kind, manifest_key, object_prefix, read_latest
 from modelport.data.files import Files, FolderFiles, ObjectFiles
+from modelport.data.formats import FORMATS, HELDOUT_FOLDERS, check
+from modelport.data.formats.classify import class_of
+from modelport.data.formats.images import decoded
+from modelport.data.groups import GROUPS_FILE, are_declared, grouped
 from modelport.data.manifest import FileEntry, Item, Manifest
-from modelport.data.splits import carve, carve_heldout
+from modelport.data.sources import standard_folder
+from modelport.data.splits import carve, carve_by_class, carve_heldout, carve_heldout_by_class
 from modelport.errors import BadInput
-from modelport.imaging import Mask, Pixels, decode, decode_mask
+from modelport.imaging import Pixels, decode
 from modelport.objects import NotFound, ObjectStore
 
 
 class Split:
     """Examples that play one role, in a fixed order. Every read is verified against the manifest's hash."""
 
-    def __init__(self, items: Sequence[Item], files: Files, classes: int) -> None:
+    def __init__(self, items: Sequence[Item], files: Files, task: Task, classes: Sequence[str]) -> None:
         self._items = tuple(items)
         self._files = files
-        self._classes = classes
+        self._task = task
+        self._classes = tuple(classes)
 
     def __len__(self) -> int:
         return len(self._items)
@@ -46,16 +54,20 @@ class Split:
             BadInput: the file is gone, was changed or cannot be decoded.
         """
         entry = self._items[index].files["image"]
-        return _decoded(entry, decode, self._files.read(entry))
+        # A copy that may be written to, as torch.from_numpy wants it.
+        return np.array(decoded(entry, decode, self._files.read(entry)))
 
-    def target(self, index: int) -> Mask:
-        """The truth of a segmentation: uint8 [H, W] of class ids, of the image's size.
+    def target(self, index: int) -> NDArray[Any]:
+        """The truth about the image, by task.
+
+        - segment: uint8 [H, W] of class ids, of the image's size;
+        - detect: float32 [N, 5] rows (x1, y1, x2, y2 in pixels of the image, class id), N may be 0;
+        - classify: int64 [], the class id.
 
         Raises:
-            BadInput: the file is gone, was changed or cannot be decoded.
+            BadInput: a file is gone, was changed or cannot be decoded.
         """
-        entry = self._items[index].files["mask"]
-        return _decoded(entry, lambda content: decode_mask(content, self._classes), self._files.read(entry))
+        return FORMATS[self._task].truth(self._items[index], self._files.read, self._classes)
 
     def entry(self, index: int) -> FileEntry:
         """Path, hash and size of the image's file."""
@@ -65,8 +77,17 @@ class Split:
 class HeldOut(Split):
     """The examples that only the gate sees."""
 
-    def __init__(self, items: Sequence[Item], files: Files, classes: int, *, digest: str, training_digest: str) -> None:
-        super().__init__(items, files, classes)
+    def __init__(
+        self,
+        items: Sequence[Item],
+        files: Files,
+        task: Task,
+        classes: Sequence[str],
+        *,
+        digest: str,
+        training_digest: str,
+    ) -> None:
+        super().__init__(items, files, task, classes)
         self.digest = digest
         """Digest of the held-out manifest."""
         self.training_digest = training_digest
@@ -80,7 +101,8 @@ class Dataset:
     manifest: Manifest
     """Files of train and selection together."""
     files: Files
-    classes: int
+    classes: tuple[str, ...]
+    """Names of model.yaml's classes, in order of their ids."""
     selection_fraction: float
     seed: int
     """Decides which groups are the selection."""
@@ -99,17 +121,19 @@ class Dataset:
 
     @cached_property
     def _divided(self) -> tuple[list[Item], list[Item]]:
+        if self.manifest.task is Task.CLASSIFY:
+            return carve_by_class(self.manifest.items, class_of, self.selection_fraction, self.seed)
         return carve(self.manifest.items, self.selection_fraction, self.seed)
 
     @cached_property
     def train(self) -> Split:
         """What the weights are fitted to."""
-        return Split(self._divided[0], self.files, self.classes)
+        return Split(self._divided[0], self.files, self.manifest.task, self.classes)
 
     @cached_property
     def selection(self) -> Split:
         """What epochs and thresholds are chosen on."""
-        return Split(self._divided[1], self.files, self.classes)
+        return Split(self._divided[1], self.files, self.manifest.task, self.classes)
 
     def connected(self, store: ObjectStore) -> "Dataset":
         """The same dataset, after it crossed to another process, with a connection of that process."""
@@ -131,28 +155,30 @@ class Dataset:
 
 
 def load_dataset(uri: str, spec: ModelSpec, *, store: ObjectStore | None, cache: Path) -> Dataset:
-    """Open a dataset: a local folder, or ``s3://BUCKET/datasets/NAME[/manifests/DIGEST.json]`` (the latest by default).
+    """Open a dataset: a local folder or zip, or ``s3://BUCKET/datasets/NAME[/manifests/DIGEST.json]``, the latest.
 
-    A local folder is hashed wholly; its images are decoded once per content, which `cache` remembers.
+    What is local is hashed wholly; its files are decoded once per content, which `cache` remembers.
 
     Raises:
         BadInput: there is none, or a file of it is wrong.
         Unavailable: the object store is away.
     """
     address = Address.parse(uri)
-    classes = len(spec.classes)
+    classes = tuple(label.name for label in spec.classes)
     if address is None:
-        folder = Path(uri)
-        training, heldout, remarks = scan_folder(folder, spec.task)
+        folder, found = standard_folder(Path(uri), spec, cache)
+        training, heldout, remarks = scan_folder(folder, spec)
         _check_once(training, folder, classes, cache)
         check_apart(training, heldout)
         files: Files = FolderFiles(folder.resolve())
+        remarks = (*found, *remarks)
     else:
         store = _needed(store, uri, address)
         training = _stored(store, Kind.DATASETS, address.name, address.digest)
         files, remarks = ObjectFiles(store, object_prefix(Kind.DATASETS, address.name), cache / "objects"), ()
         if training.task is not spec.task:
             raise BadInput(f"is a dataset for {training.task}, but {spec.name} is for {spec.task}", file=uri)
+        FORMATS[spec.task].agree(training.items, files.read, classes)
     return Dataset(training, files, classes, spec.data.selection_fraction, spec.train.seed, remarks)
 
 
@@ -165,10 +191,10 @@ def load_heldout(uri: str, spec: ModelSpec, *, store: ObjectStore | None, cache:
         Unavailable: the object store is away.
     """
     address = Address.parse(uri)
-    classes = len(spec.classes)
+    classes = tuple(label.name for label in spec.classes)
     if address is None:
-        folder = Path(uri)
-        training, heldout, _ = scan_folder(folder, spec.task)
+        folder, _ = standard_folder(Path(uri), spec, cache)
+        training, heldout, _ = scan_folder(folder, spec)
         _check_once(heldout, folder, classes, cache)
         files: Files = FolderFiles(folder.resolve())
     else:
@@ -178,11 +204,13 @@ def load_heldout(uri: str, spec: ModelSpec, *, store: ObjectStore | None, cache:
             raise BadInput("has no held-out split", file=uri, remedy="push the dataset again")
         heldout = _stored(store, Kind.HELDOUT, address.name, training.heldout_digest)
         files = ObjectFiles(store, object_prefix(Kind.HELDOUT, address.name), cache / "objects")
+        if heldout.task is not spec.task:
+            raise BadInput(f"is a dataset for {heldout.task}, but {spec.name} is for {spec.task}", file=uri)
     check_apart(training, heldout)
-    return HeldOut(heldout.items, files, classes, digest=heldout.digest, training_digest=training.digest)
+    return HeldOut(heldout.items, files, heldout.task, classes, digest=heldout.digest, training_digest=training.digest)
 
 
-def scan_folder(folder: Path, task: Task) -> tuple[Manifest, Manifest, tuple[str, ...]]:
+def scan_folder(folder: Path, spec: ModelSpec) -> tuple[Manifest, Manifest, tuple[str, ...]]:
     """Manifests of a local folder: (train and selection, held-out), and remarks on how it was divided.
 
     ``train/`` and ``validation/`` are the two; without ``validation/`` the held-out split is carved from what there is.
@@ -192,33 +220,50 @@ def scan_folder(folder: Path, task: Task) -> tuple[Manifest, Manifest, tuple[str
     """
     if not folder.is_dir():
         raise BadInput(
-            "there is no such folder", file=folder, remedy="give --data a folder, or s3://BUCKET/datasets/NAME"
+            "there is no such folder", file=folder, remedy="give --data a folder, a zip, or s3://BUCKET/datasets/NAME"
         )
-    if task is not Task.SEGMENT:
-        raise BadInput(f"datasets for {task} cannot be read yet", file=folder, key="task", remedy="segment can")
-    train = folder / "train" if (folder / "train").is_dir() else folder
-    items = segment.scan(train, folder)
-    remarks: tuple[str, ...] = ()
-    if (folder / "validation").is_dir():
-        heldout_items = segment.scan(folder / "validation", folder)
+    names = [label.name for label in spec.classes]
+    pattern = spec.data.group_pattern
+    form = FORMATS[spec.task]
+    train = folder / "train" if _is_divided(folder, spec.task, names) else folder
+    items, remarks = form.scan(train, folder, names)
+    items = grouped(items, folder, pattern)
+    validation = _validation(folder, spec.task, names)
+    if validation is not None:
+        heldout_items, more = form.scan(validation, folder, names)
+        heldout_items = grouped(heldout_items, folder, pattern)
+        remarks = tuple(dict.fromkeys((*remarks, *more)))
         shared = {item.group for item in items} & {item.group for item in heldout_items}
-        if (folder / "groups.csv").is_file() and shared:
+        if are_declared(folder, pattern) and shared:
+            by_file = (folder / GROUPS_FILE).is_file()
             raise BadInput(
-                f"group {min(shared)!r} is in train/ and in validation/",
-                file=folder / "groups.csv",
+                f"group {min(shared)!r} is in {train.name}/ and in {validation.name}/",
+                file=folder / GROUPS_FILE if by_file else folder,
+                key=None if by_file else "data.group_pattern",
                 remedy="move all of a group to one side",
             )
     else:
-        items, heldout_items = carve_heldout(items)
-        remarks = (f"no validation/ in {folder}: {len(heldout_items)} of its examples are held out, by group",)
+        items, heldout_items = (
+            carve_heldout_by_class(items, class_of, spec.data.heldout_fraction)
+            if spec.task is Task.CLASSIFY
+            else carve_heldout(items, spec.data.heldout_fraction)
+        )
+        remarks = (
+            *remarks,
+            f"no validation/ in {folder}: {len(heldout_items)} of its examples are held out, by group",
+        )
+        if spec.task is Task.CLASSIFY:
+            remarks = (*remarks, *_not_everywhere(items, heldout_items))
     if len({item.group for item in items}) < 2 or not heldout_items:
         raise BadInput(
             f"too few examples: {len(items)} to train on and select with, {len(heldout_items)} held out",
             file=folder,
             remedy="a training needs at least two groups of examples, and one more for the gate",
         )
-    heldout = Manifest(task=task, items=tuple(heldout_items))
-    training = Manifest(task=task, items=tuple(items), heldout_digest=heldout.digest, heldout_items=len(heldout_items))
+    heldout = Manifest(task=spec.task, items=tuple(heldout_items))
+    training = Manifest(
+        task=spec.task, items=tuple(items), heldout_digest=heldout.digest, heldout_items=len(heldout_items)
+    )
     return training, heldout, remarks
 
 
@@ -227,12 +272,35 @@ def splits_by_id(dataset: Dataset) -> Mapping[str, list[str]]:
     return {"train": dataset.train.ids, "selection": dataset.selection.ids}
 
 
-def _check_once(manifest: Manifest, folder: Path, classes: int, cache: Path) -> None:
+def _is_divided(folder: Path, task: Task, classes: Sequence[str]) -> bool:
+    """Whether a folder's ``train/`` holds the training examples; a class may be called so too, beside other classes."""
+    beside = task is Task.CLASSIFY and any((folder / name).is_dir() for name in classes if name != "train")
+    return (folder / "train").is_dir() and not beside
+
+
+def _validation(folder: Path, task: Task, classes: Sequence[str]) -> Path | None:
+    """The folder that a dataset brings for the gate; None if it brings none."""
+    names = [name for name in HELDOUT_FOLDERS[task] if task is not Task.CLASSIFY or name not in classes]
+    found = [folder / name for name in names if (folder / name).is_dir()]
+    if len(found) > 1:
+        raise BadInput(f"is there beside {found[0].name}/", file=found[1], remedy="keep one folder that is held out")
+    return found[0] if found else None
+
+
+def _not_everywhere(items: Sequence[Item], heldout: Sequence[Item]) -> list[str]:
+    absent = sorted({class_of(item) for item in items} - {class_of(item) for item in heldout})
+    return [
+        f"class {name!r} has too few groups of examples to hold one out: the gate will not see it" for name in absent
+    ]
+
+
+def _check_once(manifest: Manifest, folder: Path, classes: Sequence[str], cache: Path) -> None:
     # A manifest's digest covers every byte, so that what was decoded once need not be decoded at every start.
-    mark = cache / "checked" / f"{manifest.digest}-{classes}"
+    names = hashlib.sha256(json.dumps(list(classes)).encode()).hexdigest()[:16]
+    mark = cache / "checked" / f"{manifest.digest}-{names}"
     if mark.exists():
         return
-    segment.check(manifest.items, folder, classes)
+    check(manifest.task, manifest.items, folder, classes)
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.touch()
 
@@ -271,11 +339,3 @@ def _needed(store: ObjectStore | None, uri: str, address: Address) -> ObjectStor
     if store.bucket != address.bucket:
         raise BadInput(f"is in another bucket than this platform's, {store.bucket!r}", file=uri, remedy="push it there")
     return store
-
-
-def _decoded(entry: FileEntry, decoder: Callable[[bytes], Mask], content: bytes) -> Mask:
-    try:
-        # A copy that may be written to, as torch.from_numpy wants it.
-        return np.array(decoder(content))
-    except BadInput as error:
-        raise BadInput(error.message, file=entry.path, remedy="replace the file, and train anew") from None

@@ -1,14 +1,14 @@
 """Putting datasets on the object store: by content, never twice, and complete before anything points to them."""
 
 import hashlib
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from modelport.contract import ModelSpec
-from modelport.data import segment
 from modelport.data.address import (
     Kind,
     Latest,
@@ -17,12 +17,15 @@ from modelport.data.address import (
     manifest_prefix,
     object_prefix,
     read_latest,
+    uploaded_key,
 )
 from modelport.data.dataset import check_apart, scan_folder
 from modelport.data.files import FETCH_THREADS
+from modelport.data.formats import check
 from modelport.data.manifest import FileEntry, Manifest
+from modelport.data.sources import standard_folder
 from modelport.errors import BadInput
-from modelport.objects import ObjectStore
+from modelport.objects import NotFound, ObjectStore
 
 
 @dataclass(frozen=True)
@@ -59,20 +62,50 @@ class DatasetVersion:
 
 
 def push(
-    name: str, path: Path, spec: ModelSpec, store: ObjectStore, progress: Callable[[int, int], None] | None = None
+    name: str,
+    path: Path | str,
+    spec: ModelSpec,
+    store: ObjectStore,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    cache: Path | None = None,
 ) -> PushResult:
-    """Check a local dataset and put it on the object store (promoter's rights), training and held-out files apart.
+    """Check a dataset and put it on the object store (promoter's rights), training and held-out files apart.
 
-    `progress` is called with (files done, files in all). Interrupted, it is taken up by doing it again.
+    Args:
+        name: What a model's data.name says.
+        path: A local folder or zip, or ``s3://BUCKET/uploads/FILE.zip``.
+        spec: A model that learns from it; it says how the files are read and divided.
+        store: The platform's bucket.
+        progress: Called with (files done, files in all). Interrupted, a push is taken up by doing it again.
+        cache: Where zips are unpacked, to be found again; None unpacks them for this push only.
 
     Raises:
         BadInput: a file of it is wrong.
         Refused: this identity may not write datasets.
         Unavailable: the object store is away.
     """
-    training, heldout, remarks = scan_folder(path, spec.task)
+    with tempfile.TemporaryDirectory(prefix="modelport-") as temporary:
+        if isinstance(path, str) and "://" in path:
+            key = uploaded_key(store, path)
+            place = Path(temporary) / Path(key).name
+            try:
+                store.download(key, place)
+            except NotFound:
+                raise BadInput("there is no such zip", file=path, remedy="upload it there first") from None
+        else:
+            place = Path(path)
+        folder, found = standard_folder(place, spec, cache or Path(temporary))
+        result = _push_folder(name, folder, spec, store, progress)
+    return replace(result, remarks=(*found, *result.remarks))
+
+
+def _push_folder(
+    name: str, path: Path, spec: ModelSpec, store: ObjectStore, progress: Callable[[int, int], None] | None
+) -> PushResult:
+    training, heldout, remarks = scan_folder(path, spec)
     for manifest in (training, heldout):
-        segment.check(manifest.items, path, len(spec.classes))
+        check(manifest.task, manifest.items, path, [label.name for label in spec.classes])
     check_apart(training, heldout)
 
     missing = [

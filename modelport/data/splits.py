@@ -1,12 +1,9 @@
 """Which examples play which role. Pure, and by hash of the group: no order of files or random state decides."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from modelport.data.manifest import Item
-
-HELDOUT_SHARE = 0.15
-"""Share of the groups set aside where a dataset brings no held-out split of its own."""
 
 
 def carve(items: Sequence[Item], share: float, seed: int) -> tuple[list[Item], list[Item]]:
@@ -28,7 +25,7 @@ def carve(items: Sequence[Item], share: float, seed: int) -> tuple[list[Item], l
     return _divide(items, carved)
 
 
-def carve_heldout(items: Sequence[Item], share: float = HELDOUT_SHARE) -> tuple[list[Item], list[Item]]:
+def carve_heldout(items: Sequence[Item], share: float) -> tuple[list[Item], list[Item]]:
     """Divide into (rest, held-out), whole groups at a time.
 
     No seed, and each group on its own: an example stays held out whatever is trained and whatever is added later, so
@@ -40,6 +37,61 @@ def carve_heldout(items: Sequence[Item], share: float = HELDOUT_SHARE) -> tuple[
     if len(carved) == len(by_group):
         carved = set(sorted(carved)[:-1])
     return _divide(items, carved)
+
+
+def carve_by_class(
+    items: Sequence[Item], class_of: Callable[[Item], str], share: float, seed: int
+) -> tuple[list[Item], list[Item]]:
+    """Divide into (rest, carved) as `carve` does, with about `share` of each class carved.
+
+    A class of two groups or more is in both parts.
+    """
+    classes = _classes(items, class_of)
+    carved: set[str] = set()
+    for groups in classes.values():
+        wanted = share * sum(groups.values())
+        count = sum(number for group, number in groups.items() if group in carved)
+        for group in sorted(groups, key=lambda group: _draw("selection", seed, group)):
+            if group in carved or not _spares(classes, carved, group, kept=1):
+                continue
+            if count and count + groups[group] / 2 > wanted:
+                break
+            carved.add(group)
+            count += groups[group]
+    return _divide(items, carved)
+
+
+def carve_heldout_by_class(
+    items: Sequence[Item], class_of: Callable[[Item], str], share: float
+) -> tuple[list[Item], list[Item]]:
+    """Divide into (rest, held-out) as `carve_heldout` does, with about `share` of each class held out.
+
+    A class of three groups or more is held out with one at least, and keeps two: to train on and to select with.
+    """
+    classes = _classes(items, class_of)
+    carved: set[str] = set()
+    for group in sorted(_grouped(items), key=lambda group: _draw("heldout", 0, group)):
+        if _draw("heldout", 0, group) < share and _spares(classes, carved, group, kept=2):
+            carved.add(group)
+    for groups in classes.values():
+        if not carved & set(groups):
+            drawn = sorted(groups, key=lambda group: _draw("heldout", 0, group))
+            carved.update([group for group in drawn if _spares(classes, carved, group, kept=2)][:1])
+    return _divide(items, carved)
+
+
+def _classes(items: Sequence[Item], class_of: Callable[[Item], str]) -> Mapping[str, dict[str, int]]:
+    """How many items each group has of each class, by class."""
+    classes: dict[str, dict[str, int]] = {}
+    for item in sorted(items, key=class_of):
+        groups = classes.setdefault(class_of(item), {})
+        groups[item.group] = groups.get(item.group, 0) + 1
+    return classes
+
+
+def _spares(classes: Mapping[str, Mapping[str, int]], carved: set[str], group: str, kept: int) -> bool:
+    """Whether, without this group, every class that it holds examples of keeps so many groups."""
+    return all(len(set(groups) - carved - {group}) >= kept for groups in classes.values() if group in groups)
 
 
 def _grouped(items: Sequence[Item]) -> dict[str, list[Item]]:

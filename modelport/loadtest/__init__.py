@@ -4,11 +4,12 @@ The users themselves are in the project's ``loadtests/``; this room starts them,
 report.
 """
 
-from modelport.loadtest.golden import Golden, Question, gateway_outputs
+from modelport.loadtest.golden import GatewayAnswer, Golden, Question, gateway_outputs
 from modelport.loadtest.report import LoadReport, Sample, read_samples, summarize
 from modelport.loadtest.run import Target, fetch_releases, measure, run
 
 __all__ = [
+    "GatewayAnswer",
     "Golden",
     "LoadReport",
     "Question",

@@ -5,15 +5,15 @@ that release's own tolerances.
 """
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modelport.contract import TASKS
+from modelport.contract import TASKS, Task
 from modelport.errors import BadInput
 from modelport.imaging import Pixels, decode, decode_mask
 from modelport.release import FP32, Release, compare
@@ -70,27 +70,81 @@ class Golden:
             raise BadInput("the releases have no golden images in common", key="--release")
         return cls(releases, common, tuple(output.name for output in TASKS[tasks.pop()].outputs))
 
-    def problem(self, question: Question, outputs: Outputs, release: str | None = None) -> str:
+    def problem(self, question: Question, outputs: Outputs, release: str | None = None, precision: str = FP32) -> str:
         """What is wrong with an answer; empty when it is right.
 
         Args:
             release: digest that the answer names; None where the protocol names none: any of the releases will do.
+            precision: arithmetic that the network ran with, whose tolerances apply.
         """
         if release is not None and release not in self.releases:
             return f"answered by release {release[:12]}, which this run does not expect"
         candidates = [self.releases[release]] if release else self.releases.values()
-        problems = [
-            "; ".join(compare(outputs, question.expected[each.digest], each.manifest.tolerances[FP32]))
-            for each in candidates
-        ]
-        return min(problems, key=len)
+        return min((_problem(question, outputs, each, precision) for each in candidates), key=len)
 
 
-def gateway_outputs(answer: Mapping[str, Any]) -> tuple[str, Outputs]:
-    """Release digest and tensors of the gateway's JSON.
+def _problem(question: Question, outputs: Outputs, release: Release, precision: str) -> str:
+    tolerances = release.manifest.tolerances.get(precision)
+    if tolerances is None:
+        return f"release {release.digest[:12]} ran with {precision}, for which it states no tolerance"
+    return "; ".join(compare(outputs, question.expected[release.digest], tolerances))
+
+
+class GatewayAnswer(NamedTuple):
+    """What the gateway's JSON says, as the tensors that it was made of."""
+
+    release: str
+    """Digest of the release that answered."""
+    outputs: Outputs
+    precision: str
+    """Arithmetic that it ran with."""
+
+
+def gateway_outputs(answer: Mapping[str, Any]) -> GatewayAnswer:
+    """Read the gateway's JSON; every number of it is exactly the model's.
 
     Raises:
-        KeyError, TypeError, ValueError, BadInput: it is not such an answer.
+        KeyError, TypeError, ValueError, BadInput: it is not such an answer, or it contradicts itself.
     """
+    outputs = _READERS[Task(answer["task"])](answer)
+    return GatewayAnswer(answer["release"], outputs, answer["precision"])
+
+
+def _segment(answer: Mapping[str, Any]) -> Outputs:
     mask = decode_mask(base64.b64decode(answer["mask"], validate=True), classes=len(answer["classes"]))
-    return answer["release"], {"mask": mask, "coverage": np.asarray([answer["coverage"]], np.float32)}
+    return {"mask": mask, "coverage": np.asarray([answer["coverage"]], np.float32)}
+
+
+def _detect(answer: Mapping[str, Any]) -> Outputs:
+    found = answer["detections"]
+    for detection in found:
+        _check_label(answer, detection)
+    return {
+        "boxes": np.asarray([detection["box"] for detection in found], np.float32).reshape(-1, 4),
+        "scores": np.asarray([detection["score"] for detection in found], np.float32),
+        "labels": np.asarray([detection["class_id"] for detection in found], np.int64),
+    }
+
+
+def _classify(answer: Mapping[str, Any]) -> Outputs:
+    probabilities = [answer["probabilities"][info["name"]] for info in answer["classes"]]
+    _check_label(answer, answer)
+    confidence = answer["confidence"]
+    if confidence != max(probabilities) or probabilities[answer["class_id"]] != confidence:
+        raise ValueError(f"{answer['label']} is not the most probable class")
+    if answer["unsure"] != (confidence < answer["threshold"]):
+        raise ValueError(f"confidence {confidence:g} and threshold {answer['threshold']:g} contradict `unsure`")
+    return {"probabilities": np.asarray(probabilities, np.float32)}
+
+
+_READERS: dict[Task, Callable[[Mapping[str, Any]], Outputs]] = {
+    Task.SEGMENT: _segment,
+    Task.DETECT: _detect,
+    Task.CLASSIFY: _classify,
+}
+
+
+def _check_label(answer: Mapping[str, Any], named: Mapping[str, Any]) -> None:
+    name = answer["classes"][named["class_id"]]["name"]
+    if named["label"] != name:
+        raise ValueError(f"class {named['class_id']} is {name}, and the answer says {named['label']}")

@@ -14,6 +14,7 @@ from modelport.loadtest.plot import latency_plot
 from modelport.loadtest.report import LoadReport, read_samples, summarize
 from modelport.objects import ObjectStore
 from modelport.project import project_root, state_folder
+from modelport.release import FP32
 
 MAX_USERS = 256
 MAX_SECONDS = 3600.0
@@ -38,11 +39,13 @@ def run(
     out: Path,
     *,
     releases: Sequence[str] | None = None,
+    precision: str = FP32,
 ) -> LoadReport:
     """Ask model `name` with golden images for `duration` seconds and check every answer; see `measure`.
 
     Args:
         releases: digests that may answer; by default the one that is to be served now.
+        precision: arithmetic that a Triton which is asked directly runs the network with; the gateway says its own.
 
     Raises:
         BadInput: too many users, too long, or nothing of this model is promoted.
@@ -52,7 +55,15 @@ def run(
     host = _host(connection, target)
     folders = fetch_releases(name, connection, releases)
     return measure(
-        name, host, target, folders, users=users, duration=duration, out=out, api_key=connection.gateway_api_key
+        name,
+        host,
+        target,
+        folders,
+        users=users,
+        duration=duration,
+        out=out,
+        api_key=connection.gateway_api_key,
+        precision=precision,
     )
 
 
@@ -66,6 +77,7 @@ def measure(
     duration: float,
     out: Path,
     api_key: str | None = None,
+    precision: str = FP32,
 ) -> LoadReport:
     """Ask the server at `host` (a URL) with the golden images of releases (folders by digest) that may answer.
 
@@ -74,6 +86,7 @@ def measure(
     Args:
         users: how many ask at the same time, 1 to 256; each waits for its answer before it asks again.
         duration: seconds, up to an hour.
+        precision: see `run`.
 
     Raises:
         BadInput: too many users, or too long.
@@ -90,6 +103,7 @@ def measure(
     command += ["--host", host, "--users", str(users), "--spawn-rate", str(users), "--run-time", f"{duration:.0f}s"]
     # Wrong answers are counted in the report; Locust's own exit code then only says whether it ran.
     command += ["--stop-timeout", "20", "--exit-code-on-error", "0", "--samples", str(samples_file), "--model", name]
+    command += ["--precision", precision]
     for folder in folders.values():
         command += ["--release", str(folder)]
     _run_locust(command, api_key, duration + _START_AND_STOP_S, out / "locust.log")

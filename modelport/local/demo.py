@@ -28,6 +28,7 @@ from modelport.project import state_folder
 from modelport.promotion import Evidence, gate, promote
 from modelport.release import BuiltRelease, Release, build, keep_picture
 from modelport.training import Display, TrainingResult, start
+from modelport.training.pictures import draw_truth
 
 EXAMPLES = 4
 """Held-out images that the page shows."""
@@ -42,8 +43,8 @@ class DemoSettings:
     model: str
     overrides: tuple[str, ...]
     """``KEY=VALUE`` assignments to the model's specification, which make a short training of it."""
-    minimum: float
-    """The gate's minimum for the demo: few images and epochs do not reach the model's own."""
+    minimum: float | None
+    """The gate's minimum for the demo, where few images and epochs do not reach the model's own; None: that one."""
     out: Path
     """Folder of the report."""
     users: int = 2
@@ -121,7 +122,8 @@ def _run(root: Path, settings: DemoSettings, steps: "_Steps", demo: Demo) -> Non
         report.gate = _gate(evidence, folder)
         report.metrics = MetricsSection(selection=result.metrics, held_out=evidence.metrics)
         said.append(evidence.summary())
-        said.append(f"{settings.minimum:g} is this demo's minimum, model.yaml's is {folder.spec.gate.minimum:g}")
+        if settings.minimum is not None:
+            said.append(f"{settings.minimum:g} is this demo's minimum, model.yaml's is {folder.spec.gate.minimum:g}")
         if not evidence.passed:
             raise GateFailed(
                 f"release {built.digest[:12]} is registered and not promoted: {'; '.join(evidence.reasons)}",
@@ -138,16 +140,11 @@ def _run(root: Path, settings: DemoSettings, steps: "_Steps", demo: Demo) -> Non
     with steps.step("serving") as said:
         triton_name = await_served(folder.name, built.digest, connection)
         heldout = load_heldout(str(sample), folder.spec, store=None, cache=state_folder(root) / "cache")
-        report.serving, answers = look_at_answers(folder.name, release, triton_name, heldout, sample, connection)
-        demo.pictures = replace(
-            demo.pictures,
-            colors=tuple(label.rgb for label in folder.spec.classes),
-            examples=_examples(answers, evidence),
+        report.serving, answers = look_at_answers(
+            folder.name, release, triton_name, heldout, sample, connection, EXAMPLES
         )
-        said.append(
-            f"{triton_name} answers over the gateway; {report.serving.differing_pixels} of {report.serving.pixels} "
-            "pixels differ from the graphs in process"
-        )
+        demo.pictures = replace(demo.pictures, examples=_examples(answers, evidence, folder))
+        said.append(f"{triton_name} answers over the gateway; {report.serving.sameness('the graphs in process')}")
 
     with steps.step("load") as said:
         place = settings.out / "load"
@@ -199,18 +196,15 @@ class _Steps:
         self.say(f"{'':10}{text}")
 
 
-def _examples(answers: list[Answer], evidence: Evidence) -> tuple[Example, ...]:
+def _examples(answers: list[Answer], evidence: Evidence, folder: ModelFolder) -> tuple[Example, ...]:
     scores = {image.id: image.scores for image in evidence.images}
-    return tuple(
-        Example(
-            name=answer.id,
-            image=answer.heldout.image(answer.index),
-            truth=answer.heldout.target(answer.index),
-            answer=answer.mask,
-            scores=scores.get(answer.id, {}),
-        )
-        for answer in answers[:EXAMPLES]
-    )
+    examples: list[Example] = []
+    for answer in answers:
+        if answer.shown is not None:
+            image, truth = answer.heldout.image(answer.index), answer.heldout.target(answer.index)
+            drawn = draw_truth(folder.spec.task, image, truth, folder.spec.classes)
+            examples.append(Example(answer.id, image, drawn, answer.shown, scores.get(answer.id, {})))
+    return tuple(examples)
 
 
 def _check_load(load: LoadReport, place: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from modelport.imaging import Mask, Pixels, encode_png, overlay
+from modelport.imaging import Pixels, encode_png
 from modelport.loadtest import LoadReport
 
 
@@ -85,8 +85,20 @@ class ServingSection(_Section):
     triton_name: str
     answered_by: str = Field(description="Digest that the gateway's answer named.")
     images: int = Field(description="Images whose answers were held against the same graphs in process.")
-    differing_pixels: int
-    pixels: int
+    differing_pixels: int | None = Field(default=None, description="Of a segmentation's masks.")
+    pixels: int | None = Field(default=None, description="Of all these masks.")
+    largest_difference: float | None = Field(default=None, description="Of any score or probability.")
+
+    def sameness(self, graphs: str) -> str:
+        """How near the answers were to those of the same graphs, which are called `graphs`."""
+        if self.largest_difference is None:
+            return f"{self.differing_pixels} of {self.pixels} pixels differ from {graphs}"
+        return f"the largest difference from {graphs} is {self.largest_difference:.2g}"
+
+    @property
+    def noun(self) -> str:
+        """What an answer is called."""
+        return "masks" if self.largest_difference is None else "answers"
 
 
 class DemoReport(BaseModel):
@@ -133,8 +145,8 @@ class DemoReport(BaseModel):
         if serving := self.serving:
             rows.append(("served at", f"{serving.gateway}/v1/models/{self.model}/predict"))
             rows.append(("in Triton", f"{serving.triton_name}, HTTP {serving.triton_http}, gRPC {serving.triton_grpc}"))
-            same = f"{serving.differing_pixels} of {serving.pixels} pixels differ from the same graphs in process"
-            rows.append(("answers", f"{serving.images} masks: {same}"))
+            same = serving.sameness("the same graphs in process")
+            rows.append(("answers", f"{serving.images} {serving.noun}: {same}"))
         if load := self.load:
             rows.append(("latency", f"p50 {_ms(load.p50_ms)}, p99 {_ms(load.p99_ms)}"))
             rate = f"{load.requests_per_s:.1f} requests/s by {load.users} users"
@@ -151,12 +163,12 @@ class DemoReport(BaseModel):
 
 @dataclass(frozen=True)
 class Example:
-    """A held-out image, its truth, and the mask that the gateway answered."""
+    """A held-out image, and the same with its truth and with the gateway's answer drawn into it."""
 
     name: str
     image: Pixels
-    truth: Mask
-    answer: Mask
+    truth: Pixels
+    answer: Pixels
     scores: dict[str, float]
     """The gate's, of this image."""
 
@@ -165,7 +177,6 @@ class Example:
 class Pictures:
     """What the page shows beside the numbers."""
 
-    colors: tuple[tuple[int, int, int], ...] = ()
     examples: tuple[Example, ...] = ()
     latency: bytes | None = None
 
@@ -196,7 +207,7 @@ def page(report: DemoReport, pictures: Pictures, hints: Sequence[tuple[str, str]
     environment = Environment(
         loader=PackageLoader("modelport.local", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    examples = [_example_row(example, pictures.colors) for example in pictures.examples]
+    examples = [_example_row(example) for example in pictures.examples]
     return environment.get_template("report.html.jinja").render(
         report=report,
         curve=_png(curve_plot(report.training)) if report.training else None,
@@ -254,13 +265,13 @@ def _ms(value: float | None) -> str:
     return "none" if value is None else f"{value:.0f} ms"
 
 
-def _example_row(example: Example, colors: Sequence[tuple[int, int, int]]) -> _Row:
+def _example_row(example: Example) -> _Row:
     return _Row(
         ", ".join([example.name, *(f"{name} {value:.2f}" for name, value in example.scores.items())]),
         (
             _Tile("image", _png(encode_png(example.image))),
-            _Tile("truth", _png(encode_png(overlay(example.image, example.truth, colors)))),
-            _Tile("answer", _png(encode_png(overlay(example.image, example.answer, colors)))),
+            _Tile("truth", _png(encode_png(example.truth))),
+            _Tile("answer", _png(encode_png(example.answer))),
         ),
     )
 

@@ -45,7 +45,7 @@ class Rights:
 RIGHTS: Mapping[Identity, Rights] = {
     Identity.TRAINER: Rights(read=("datasets/",), write=("staging/", "checkpoints/")),
     Identity.PROMOTER: Rights(
-        read=("staging/", "replicas/"), write=("datasets/", "heldout/", "releases/", "promotions/")
+        read=("staging/", "replicas/"), write=("uploads/", "datasets/", "heldout/", "releases/", "promotions/")
     ),
     Identity.SERVER: Rights(read=("releases/", "promotions/"), write=("replicas/", "records/")),
 }

@@ -9,6 +9,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -25,19 +26,28 @@ from modelport.objects import ObjectStore
 from modelport.promotion.evidence import Champion, ImageScore, Interval, LeakCheck
 from modelport.promotion.gate_job import Failure, Findings, Job
 from modelport.promotion.isolation import refused_modules
-from modelport.promotion.metrics import TaskMetrics, metrics_of
+from modelport.promotion.metrics import Sample, TaskMetrics, metrics_of
 from modelport.release import FP32, TRAINING_DATA_FILE, Release, Runtime, compare
 
 LEVEL = 0.95
-RESAMPLES = 2000
 SEED = 0
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """What one precision of a release gave."""
+
+    samples: Sequence[Sample]
+    metrics: dict[str, float]
+    golden_problems: Sequence[str]
+
+
 def evaluate(job: Job) -> Findings:
-    """Score a release, and the champion beside it, on the held-out split.
+    """Score a release in every precision that it carries, and the champion beside it, on the held-out split.
 
     Raises:
-        BadInput: the release or the split is damaged, they do not belong together, or images of it were trained on.
+        BadInput: the release or the split is damaged, they do not belong together, images of it were trained on, or
+            the split does not define the gate's metric.
         GateFailed: the release fails on an image.
     """
     spec = job.spec
@@ -56,29 +66,33 @@ def evaluate(job: Job) -> Findings:
             file=job.heldout,
             remedy="gate it on images that it never saw, or train anew without these",
         )
-    runtime = _load(release)
-    problems = [
-        f"{golden.name}: {problem}"
-        for golden in release.golden()
-        for problem in compare(
-            _predict(runtime, decode(golden.data), f"golden image {golden.name}"),
-            golden.expected,
-            release.manifest.tolerances.get(FP32, {}),
-        )
-    ]
-    scores = _scores(runtime, heldout, metrics, spec)
+    judged = {
+        precision: _judge(release, precision, heldout, metrics, spec) for precision in release.manifest.precisions
+    }
+    first = judged[FP32]
+    try:
+        metrics.value(first.samples, spec.gate.metric)
+    except ValueError as error:
+        raise BadInput(
+            f"{spec.gate.metric} cannot be computed on the held-out split: {error}",
+            file=job.heldout,
+            key="gate.metric",
+            remedy="hold out images that show it, or gate by another metric",
+        ) from None
+    libraries = ("modelport", "numpy", "onnxruntime", "pillow", *metrics.LIBRARIES)
     return Findings(
         heldout_digest=heldout.digest,
-        metrics=metrics.summarize([row.scores for row in scores]),
-        interval=_interval(metrics, scores, spec.gate.metric),
+        metrics=first.metrics,
+        variants={precision: found.metrics for precision, found in judged.items() if precision != FP32},
+        interval=_interval(metrics, first.samples, spec.gate.metric),
         champion=_champion(job, heldout, metrics, set(hashes)),
-        golden_problems=tuple(problems),
+        golden_problems=tuple(problem for found in judged.values() for problem in found.golden_problems),
         leak_check=LeakCheck(heldout_images=len(hashes), training_images=len(trained), shared=0),
-        versions={
-            **{name: version(name) for name in ("modelport", "numpy", "onnxruntime", "pillow")},
-            "python": platform.python_version(),
-        },
-        images=tuple(scores),
+        versions={**{name: version(name) for name in libraries}, "python": platform.python_version()},
+        images=tuple(
+            ImageScore(id=name, scores=metrics.per_image(sample))
+            for name, sample in zip(heldout.ids, first.samples, strict=True)
+        ),
     )
 
 
@@ -108,25 +122,41 @@ def _trained_on(release: Release) -> set[str]:
     return found
 
 
-def _scores(runtime: Runtime, heldout: HeldOut, metrics: TaskMetrics, spec: ModelSpec) -> list[ImageScore]:
-    scores: list[ImageScore] = []
+def _judge(release: Release, precision: str, heldout: HeldOut, metrics: TaskMetrics, spec: ModelSpec) -> _Judged:
+    runtime = _load(release, precision)
+    which = "" if precision == FP32 else f"{precision}: "
+    problems = [
+        f"{which}{golden.name}: {problem}"
+        for golden in release.golden()
+        for problem in compare(
+            _predict(runtime, decode(golden.data), f"{which}golden image {golden.name}"),
+            golden.expected,
+            release.manifest.tolerances.get(precision, {}),
+        )
+    ]
+    samples = _measure(runtime, which, heldout, metrics, spec)
+    return _Judged(samples, metrics.summarize(samples), problems)
+
+
+def _measure(runtime: Runtime, which: str, heldout: HeldOut, metrics: TaskMetrics, spec: ModelSpec) -> list[Sample]:
+    samples: list[Sample] = []
     for index, name in enumerate(heldout.ids):
-        outputs = _predict(runtime, heldout.image(index), f"held-out image {name}")
+        outputs = _predict(runtime, heldout.image(index), f"{which}held-out image {name}")
         try:
-            scored = metrics.score(outputs, heldout.target(index), len(spec.classes))
+            samples.append(metrics.measure(outputs, heldout.target(index), len(spec.classes)))
         except ValueError as error:
-            raise GateFailed(f"the release answers held-out image {name} wrongly: {error}") from None
-        scores.append(ImageScore(id=name, scores=scored))
-    return scores
+            raise GateFailed(f"the release answers {which}held-out image {name} wrongly: {error}") from None
+    return samples
 
 
-def _load(release: Release) -> Runtime:
+def _load(release: Release, precision: str) -> Runtime:
     try:
-        return Runtime(release, threads=min(4, os.cpu_count() or 1))
+        return Runtime(release, threads=min(4, os.cpu_count() or 1), precision=precision)
     except BadInput:
         raise
     except Exception as error:  # onnxruntime's exceptions share no base class
-        raise GateFailed(f"the graphs of release {release.digest[:12]} cannot be loaded: {error}") from error
+        which = "" if precision == FP32 else f" in {precision}"
+        raise GateFailed(f"the graphs of release {release.digest[:12]}{which} cannot be loaded: {error}") from error
 
 
 def _predict(runtime: Runtime, image: NDArray[np.uint8], what: str) -> dict[str, NDArray[Any]]:
@@ -136,15 +166,17 @@ def _predict(runtime: Runtime, image: NDArray[np.uint8], what: str) -> dict[str,
         raise GateFailed(f"the release fails on {what}: {error}") from error
 
 
-def _interval(metrics: TaskMetrics, scores: Sequence[ImageScore], metric: str) -> Interval:
+def _interval(metrics: TaskMetrics, samples: Sequence[Sample], metric: str) -> Interval:
     draw = np.random.default_rng(SEED)
-    rows = [row.scores for row in scores]
-    means = [
-        metrics.summarize([rows[index] for index in draw.integers(0, len(rows), len(rows))])[metric]
-        for _ in range(RESAMPLES)
-    ]
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Interval(low=float(low), high=float(high), level=LEVEL, resamples=RESAMPLES, seed=SEED)
+    values: list[float] = []
+    for _ in range(metrics.RESAMPLES):
+        try:
+            values.append(metrics.value([samples[i] for i in draw.integers(0, len(samples), len(samples))], metric))
+        except ValueError:
+            continue  # these images do not define the metric
+    # With hardly an image to draw from it may be that none did.
+    low, high = np.quantile(values or [metrics.value(samples, metric)], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(low=float(low), high=float(high), level=LEVEL, resamples=len(values), seed=SEED)
 
 
 def _champion(job: Job, heldout: HeldOut, metrics: TaskMetrics, hashes: set[str]) -> Champion | None:
@@ -161,9 +193,11 @@ def _champion(job: Job, heldout: HeldOut, metrics: TaskMetrics, hashes: set[str]
         return Champion(
             digest=release.digest, value=None, note=f"not compared: it was trained on {leaked} of the images"
         )
-    scores = _scores(_load(release), heldout, metrics, job.spec)
-    value = metrics.summarize([row.scores for row in scores])[job.spec.gate.metric]
-    return Champion(digest=release.digest, value=value)
+    # As it is served, as far as the promoter's checkout knows: a stack may say otherwise.
+    wanted = job.spec.serve.precision
+    precision = wanted if wanted in release.manifest.precisions else FP32
+    samples = _measure(_load(release, precision), "", heldout, metrics, job.spec)
+    return Champion(digest=release.digest, value=metrics.value(samples, job.spec.gate.metric), precision=precision)
 
 
 def run() -> int:

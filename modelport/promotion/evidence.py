@@ -1,6 +1,6 @@
 """What a gate found: enough to see, much later, why a release was let through or not."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -9,7 +9,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from modelport.contract import Direction, ModelFolder, Task
 from modelport.errors import BadInput
 from modelport.objects import ObjectInfo, ObjectStore
-from modelport.release import canonical_json, sha256
+from modelport.release import FP32, canonical_json, sha256
+
+VARIANT_LOSS = 0.01
+"""How much worse than fp32 another precision of the same release may be, in the gate's metric: one point.
+
+It is served in place of what the gate's other numbers are about, so that it must be nearly as good whatever the minimum
+leaves room for.
+"""
+_ROUNDING = 1e-9
+"""So that 0.90 and 0.89 are one point apart in floating point as well."""
 
 
 class _Part(BaseModel):
@@ -28,13 +37,17 @@ class GateRules(_Part):
     """How much worse than the champion a release may be."""
     minimum_from: str
     """Where the minimum was taken from, for people."""
+    precision: str = FP32
+    """What the model is to be served in: a champion that carries this precision is compared in it."""
 
     def gate_hash(self, champion: str | None) -> str:
         """First 16 digits of a hash over these rules and the champion that was compared with.
 
         Evidence counts for a promotion only under the same hash: other rules, or another champion, want a new gate.
         """
-        rules = self.model_dump(mode="json", exclude={"minimum_from"})
+        # Evidence from before there were precisions is evidence of fp32, and keeps its hash.
+        unsaid = {"minimum_from", "precision"} if self.precision == FP32 else {"minimum_from"}
+        rules = self.model_dump(mode="json", exclude=unsaid)
         return sha256(canonical_json({"rules": rules, "champion": champion}))[:16]
 
     def good_enough(self, value: float) -> bool:
@@ -47,6 +60,10 @@ class GateRules(_Part):
             return value >= champion + self.margin
         return value <= champion - self.margin
 
+    def loss(self, value: float, reference: float) -> float:
+        """How much worse a value is than another; negative where it is better."""
+        return reference - value if self.direction is Direction.MAX else value - reference
+
 
 class ImageScore(_Part):
     """One image of the held-out split."""
@@ -56,12 +73,13 @@ class ImageScore(_Part):
 
 
 class Interval(_Part):
-    """Bootstrap confidence interval of the metric, over images."""
+    """Bootstrap confidence interval of the metric, over images; of fp32."""
 
     low: float
     high: float
     level: float
     resamples: int
+    """Without those that the metric is not defined for."""
     seed: int
 
 
@@ -71,6 +89,8 @@ class Champion(_Part):
     digest: str
     value: float | None
     """Its metric; None where it cannot be compared."""
+    precision: str = FP32
+    """What `value` was measured in."""
     note: str | None = None
     """Why it was not compared."""
 
@@ -94,9 +114,11 @@ class Evidence(_Part):
     rules: GateRules
     gate_hash: str
     metrics: dict[str, float]
-    """Every metric of the task."""
+    """Every metric of the task, in fp32."""
     value: float
-    """The gate's metric."""
+    """The gate's metric, in fp32."""
+    variants: dict[str, dict[str, float]] = {}
+    """Every metric by further precision that the release carries."""
     interval: Interval
     champion: Champion | None
     passed: bool
@@ -125,9 +147,10 @@ class Evidence(_Part):
         against = ""
         if self.champion is not None and self.champion.value is not None:
             against = f", champion {self.champion.digest[:12]} {self.champion.value:.4f}, margin {self.rules.margin:g}"
+        others = "".join(f", {name} {found[self.rules.metric]:.4f}" for name, found in self.variants.items())
         return (
             f"{'passed' if self.passed else 'failed'}: {self.rules.metric} {self.value:.4f} "
-            f"[{self.interval.low:.4f}, {self.interval.high:.4f}] on {len(self.images)} held-out images, "
+            f"[{self.interval.low:.4f}, {self.interval.high:.4f}]{others} on {len(self.images)} held-out images, "
             f"wanted {sign} {self.rules.minimum:g}{against}"
         )
 
@@ -147,6 +170,7 @@ def rules_of(folder: ModelFolder, minimum: float | None = None) -> GateRules:
         minimum=spec.gate.minimum if minimum is None else minimum,
         margin=spec.gate.margin,
         minimum_from=f"models/{folder.name}/model.yaml gate.minimum" if minimum is None else "the --minimum option",
+        precision=spec.serve.precision,
     )
 
 
@@ -180,11 +204,39 @@ def read_evidence(store: ObjectStore, key: str) -> tuple[Evidence, str]:
         ) from None
 
 
+def within_loss(loss: float) -> bool:
+    """Whether another precision that is so much worse than fp32 may still be served."""
+    return loss <= VARIANT_LOSS + _ROUNDING
+
+
 def verdict(
-    rules: GateRules, value: float, champion: Champion | None, golden_problems: Sequence[str]
+    rules: GateRules,
+    value: float,
+    champion: Champion | None,
+    golden_problems: Sequence[str],
+    variants: Mapping[str, float] | None = None,
 ) -> tuple[str, ...]:
-    """Why a release does not pass; empty when it does."""
+    """Why a release does not pass; empty when it does. Every precision that it carries must.
+
+    Args:
+        value: the gate's metric in fp32.
+        variants: the same by further precision.
+    """
     reasons = [f"the graphs do not give the golden outputs: {problem}" for problem in golden_problems]
+    reasons += _misses(rules, value, champion)
+    for precision, found in (variants or {}).items():
+        reasons += [f"{precision}: {reason}" for reason in _misses(rules, found, champion)]
+        loss = rules.loss(found, value)
+        if not within_loss(loss):
+            reasons.append(
+                f"{precision}: {rules.metric} {found:.4f} is {loss:.4f} worse than fp32's {value:.4f}; "
+                f"at most {VARIANT_LOSS:g} is allowed"
+            )
+    return tuple(reasons)
+
+
+def _misses(rules: GateRules, value: float, champion: Champion | None) -> list[str]:
+    reasons: list[str] = []
     if not rules.good_enough(value):
         what = "minimum" if rules.direction is Direction.MAX else "maximum"
         reasons.append(f"{rules.metric} {value:.4f} misses the {what} {rules.minimum:g} ({rules.minimum_from})")
@@ -193,4 +245,4 @@ def verdict(
             f"{rules.metric} {value:.4f} does not hold against the champion's {champion.value:.4f} "
             f"({champion.digest[:12]}) with a margin of {rules.margin:g}"
         )
-    return tuple(reasons)
+    return reasons

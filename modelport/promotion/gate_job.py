@@ -38,6 +38,9 @@ class Findings(BaseModel):
 
     heldout_digest: str
     metrics: dict[str, float]
+    """In fp32, as is everything beside `variants`."""
+    variants: dict[str, dict[str, float]]
+    """Metrics by further precision that the release carries."""
     interval: Interval
     champion: Champion | None
     golden_problems: tuple[str, ...]

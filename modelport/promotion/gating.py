@@ -72,7 +72,8 @@ def gate(
         timeout_s,
     )
     value = findings.metrics[rules.metric]
-    reasons = verdict(rules, value, findings.champion, findings.golden_problems)
+    variants = {precision: found[rules.metric] for precision, found in findings.variants.items()}
+    reasons = verdict(rules, value, findings.champion, findings.golden_problems, variants)
     evidence = Evidence(
         model=model,
         release=digest,
@@ -81,6 +82,7 @@ def gate(
         gate_hash=rules.gate_hash(champion),
         metrics=findings.metrics,
         value=value,
+        variants=findings.variants,
         interval=findings.interval,
         champion=findings.champion,
         passed=not reasons,

@@ -1,8 +1,10 @@
 """Releases: export to ONNX, manifest, golden files. Importing this loads no torch; building a release does."""
 
-from modelport.release.build import BuiltRelease, build
+from modelport.release.build import BuiltRelease, build, stage
 from modelport.release.manifest import (
+    FP16,
     FP32,
+    INT8,
     MANIFEST_FILE,
     TRAINING_DATA_FILE,
     FileEntry,
@@ -14,17 +16,23 @@ from modelport.release.manifest import (
     sha256,
 )
 from modelport.release.pictures import keep_picture
-from modelport.release.pipeline import Pipeline, step_names
+from modelport.release.pipeline import GRAPH_FILE, NETWORK, Pipeline, step_names
 from modelport.release.registry import DIGEST_TAG, RegisteredVersion, Registry
-from modelport.release.replay import compare
+from modelport.release.replay import TOLERANCES, compare, tolerances_for
 from modelport.release.runtime import Graph, Runtime
 from modelport.release.store import RELEASES, Golden, Release, staging_prefix
+from modelport.release.variants import with_int8
 
 __all__ = [
     "DIGEST_TAG",
+    "FP16",
     "FP32",
+    "GRAPH_FILE",
+    "INT8",
     "MANIFEST_FILE",
+    "NETWORK",
     "RELEASES",
+    "TOLERANCES",
     "TRAINING_DATA_FILE",
     "BuiltRelease",
     "FileEntry",
@@ -44,6 +52,9 @@ __all__ = [
     "compare",
     "keep_picture",
     "sha256",
+    "stage",
     "staging_prefix",
     "step_names",
+    "tolerances_for",
+    "with_int8",
 ]

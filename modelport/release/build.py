@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 
 from modelport.connection import Connection, Role
 from modelport.contract import CONFIG_FILE, ModelFolder, ModelSpec
-from modelport.contract.spec import SPEC_FILE
+from modelport.contract.spec import SPEC_FILE, Precision, parse_spec
 from modelport.errors import BadInput, Unavailable
 from modelport.imaging import decode
 from modelport.objects import NotFound, ObjectStore
 from modelport.project import state_folder
 from modelport.release.manifest import (
+    FP16,
     FP32,
+    INT8,
     MANIFEST_FILE,
     TRAINING_DATA_FILE,
     FileEntry,
@@ -31,8 +33,9 @@ from modelport.release.manifest import (
 )
 from modelport.release.pipeline import Pipeline
 from modelport.release.registry import RegisteredVersion, Registry
-from modelport.release.replay import TOLERANCES
+from modelport.release.replay import tolerances_for
 from modelport.release.store import Release, staging_prefix, write_release
+from modelport.release.variants import INT8_FILE, Calibration, make_int8
 
 if TYPE_CHECKING:
     from modelport.training import TrainingResult
@@ -68,20 +71,29 @@ def build(
         Unavailable: a service is away. A release that is staged already is safe.
     """
     place = state_folder(folder.path.resolve().parent.parent) / "releases" / folder.name
+    wanted = _Wanted(spec.serve.precision, folder.spec.serve.precision)
     if connection is None:
-        release = _made_before(place, result) or _make(folder, result, spec, place)
+        release = _made_before(place, result, wanted) or _make(folder, result, spec, place)
         return BuiltRelease(release.digest, None, release.folder)
     store = ObjectStore.connect(connection, Role.TRAINER)
-    prefix = staging_prefix(folder.name)
-    registered = _registered(connection, folder.name, result)
-    if registered is not None:
+    for registered in _registered(connection, folder.name, result):
         try:
-            release = Release.fetch(store, prefix, registered.digest, place / registered.digest)
-            return BuiltRelease(release.digest, registered.version, release.folder)
+            release = Release.fetch(store, staging_prefix(folder.name), registered.digest, place / registered.digest)
         except (NotFound, BadInput):
-            pass  # its staging has expired or is damaged: it is made and staged again
-    release = _made_before(place, result) or _make(folder, result, spec, place)
-    uri = release.upload(store, prefix)
+            continue  # its staging has expired or is damaged: it is made and staged again
+        if wanted.is_met_by(release):
+            return BuiltRelease(release.digest, registered.version, release.folder)
+    release = _made_before(place, result, wanted) or _make(folder, result, spec, place)
+    return stage(release, connection)
+
+
+def stage(release: Release, connection: Connection) -> BuiltRelease:
+    """Upload a release to staging and register it, as the trainer; doing it again changes nothing.
+
+    Raises:
+        Unavailable: a service is away. A release that is staged already is safe.
+    """
+    uri = release.upload(ObjectStore.connect(connection, Role.TRAINER), staging_prefix(release.manifest.model))
     try:
         version = Registry.connect(connection).register(release.manifest, release.digest, uri)
     except Unavailable as error:
@@ -92,17 +104,36 @@ def build(
     return BuiltRelease(release.digest, version, release.folder)
 
 
-def _registered(connection: Connection, model: str, result: "TrainingResult") -> RegisteredVersion | None:
+@dataclass(frozen=True)
+class _Wanted:
+    """Which of a training run's releases is meant: for each precision that ``model.yaml`` asks for there is one."""
+
+    precision: Precision
+    """What the build is to carry."""
+    written: Precision
+    """What ``model.yaml`` says: servers read the copy of it that the release carries."""
+
+    def is_met_by(self, release: Release) -> bool:
+        """Whether the release carries this and nothing more, and says it."""
+        if set(release.manifest.variants) != {self.precision.value} & {INT8}:
+            return False
+        try:
+            return parse_spec(release.read(SPEC_FILE).decode()).serve.precision is self.written
+        except (BadInput, UnicodeDecodeError):
+            return False
+
+
+def _registered(connection: Connection, model: str, result: "TrainingResult") -> list[RegisteredVersion]:
     """What this training run was registered as before, as far as MLflow can be asked now."""
     if not result.mlflow_run_id:
-        return None
+        return []
     try:
-        return Registry.connect(connection).find_run(model, result.mlflow_run_id)
+        return Registry.connect(connection).of_run(model, result.mlflow_run_id)
     except Unavailable:
-        return None  # the release is staged first, and the registration then says that MLflow is away
+        return []  # the release is staged first, and the registration then says that MLflow is away
 
 
-def _made_before(place: Path, result: "TrainingResult") -> Release | None:
+def _made_before(place: Path, result: "TrainingResult", wanted: _Wanted) -> Release | None:
     """The local release of this training run, when an earlier call came that far."""
     for manifest in sorted(place.glob(f"[0-9a-f]*/{MANIFEST_FILE}")):
         try:
@@ -112,7 +143,7 @@ def _made_before(place: Path, result: "TrainingResult") -> Release | None:
             continue
         made = release.manifest
         trained = (result.run_key, result.mlflow_run_id or None, _checkpoint_digest(result.checkpoint))
-        if (made.run_key, made.mlflow_run_id, made.checkpoint_digest) == trained:
+        if (made.run_key, made.mlflow_run_id, made.checkpoint_digest) == trained and wanted.is_met_by(release):
             return release
     return None
 
@@ -128,12 +159,10 @@ def _make(folder: ModelFolder, result: "TrainingResult", spec: ModelSpec, place:
             file=folder.path,
             remedy="bring the code back as it was, or train anew",
         )
-    if spec.task not in TOLERANCES:
-        raise BadInput(f"models for {spec.task} cannot be released yet", file=folder.path, key="task")
     if not folder.golden:
         raise BadInput("holds no image", file=folder.path / "sample" / "golden", remedy="put 1 to 4 there")
-    tolerances = TOLERANCES[spec.task]
     pipeline = _pipeline(folder, result.checkpoint, spec)
+    tolerances = tolerances_for(spec.task, pipeline.thresholds, (FP32, FP16))
     images = [decode(path.read_bytes()) for path in folder.golden]
     exported = export(pipeline, spec.task, images, tolerances[FP32])
     problems = check_graphs(exported.graphs, folder.triton, folder.path / "triton")
@@ -148,6 +177,14 @@ def _make(folder: ModelFolder, result: "TrainingResult", spec: ModelSpec, place:
         golden.append(entry)
         files |= {entry.file: path.read_bytes(), entry.outputs: _npz(expected)}
     files |= {path: data for path, data in folder.bundle().files if path.endswith(f"/{CONFIG_FILE}")}
+    variants: dict[str, str] = {}
+    if spec.serve.precision is Precision.INT8:
+        tolerances |= tolerances_for(spec.task, pipeline.thresholds, (INT8,))
+        names = [path.name for path in folder.golden]
+        samples = list(zip(names, images, exported.expected, strict=True))
+        calibration = Calibration.of(result.dataset.train)
+        files |= make_int8(exported.graphs, spec.task, calibration, samples, tolerances[INT8])
+        variants[INT8] = INT8_FILE
     files[SPEC_FILE] = (folder.path / SPEC_FILE).read_bytes()
     files[TRAINING_DATA_FILE] = canonical_json({"images": sorted(result.dataset.manifest.image_hashes)})
     manifest = ReleaseManifest(
@@ -169,6 +206,7 @@ def _make(folder: ModelFolder, result: "TrainingResult", spec: ModelSpec, place:
         golden=tuple(golden),
         tolerances=tolerances,
         versions=library_versions(),
+        variants=variants,
     )
     return write_release(manifest, files, place)
 

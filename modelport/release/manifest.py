@@ -6,7 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from modelport.contract import ClassSpec, Task
 from modelport.errors import BadInput
@@ -16,6 +25,8 @@ TRAINING_DATA_FILE = "training_data.json"
 """sha256 of every image that the network learned from or was selected on; no file names, which may name people."""
 
 FP32 = "fp32"
+FP16 = "fp16"
+INT8 = "int8"
 
 
 def _inside(path: str) -> str:
@@ -28,12 +39,24 @@ def _inside(path: str) -> str:
     return path
 
 
+_CAME_LATER = frozenset({"variants", "overlap", "above", "compared"})
+"""Names of fields that are written only where they differ from their defaults."""
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 InnerPath = Annotated[str, AfterValidator(_inside)]
 
 
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_serializer(mode="wrap")
+    def _written(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the fields that came later and say nothing: what was written before them keeps its digest."""
+        data: dict[str, Any] = handler(self)
+        for name in _CAME_LATER & data.keys():
+            if getattr(self, name) == type(self).model_fields[name].get_default(call_default_factory=True):
+                del data[name]
+        return data
 
 
 class FileEntry(_Part):
@@ -54,14 +77,25 @@ class GoldenEntry(_Part):
 
 
 class Tolerance(_Part):
-    """How far an output may be from torch's; exactly one of the two limits is set."""
+    """How far an output may be from torch's.
+
+    Arrays that belong to each other element by element have one of the limits `differing` and `absolute`. Detections
+    come as sets (an order and a number that rounding may change): `boxes` then has `overlap` (or is as near as its
+    `absolute`, in pixels), and `scores` its `absolute`; see `modelport.release.compare`.
+    """
 
     differing: float | None = None
-    """Greatest share of elements that may differ at all."""
+    """Greatest share of elements that may differ at all; of `boxes` with `overlap`, that may have no counterpart."""
     absolute: float | None = None
     """Greatest absolute difference of any element."""
     internal: bool = False
     """Whether a server may leave this output away: it flows between steps and is not what clients see."""
+    overlap: float | None = None
+    """Least intersection over union of a box and its counterpart of the same label."""
+    above: float | None = None
+    """Score from which a detection must have a counterpart: below, rounding decides whether it is told at all."""
+    compared: bool = True
+    """Whether it is looked at: what flows between the steps has no meaning of its own at a lower precision."""
 
 
 class ReleaseManifest(_Part):
@@ -92,6 +126,22 @@ class ReleaseManifest(_Part):
     """By precision (``fp32``), then by output."""
     versions: dict[str, str]
     """Of the libraries that made the graphs, and the ONNX opset."""
+    variants: dict[str, InnerPath] = Field(default_factory=dict[str, InnerPath])
+    """Graphs of the network step in further arithmetics, by precision (``int8``); ``fp32`` is the step's own."""
+
+    @model_validator(mode="after")
+    def _lists_variants(self) -> "ReleaseManifest":
+        missing = sorted(set(self.variants.values()) - self.files.keys())
+        if missing:
+            raise ValueError(f"the variant {missing[0]} is not among its files")
+        if FP32 in self.variants:
+            raise ValueError("fp32 is no variant: it is what every release has")
+        return self
+
+    @property
+    def precisions(self) -> tuple[str, ...]:
+        """Every precision that the release carries a graph of; fp32 first."""
+        return (FP32, *sorted(self.variants))
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces, UTF-8."""

@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 class Pipeline:
     """The served model, in eval mode on the CPU.
 
-    For task ``segment`` the shapes are (S, s: the network's own sizes; C: 1 or the number of classes):
+    Shapes (S, s: the network's own sizes; C: the number of classes; A: of places that a detector looks at):
 
     - preprocess: image uint8 [H, W, 3] -> input float32 [1, 3, S, S]
-    - network: input [B, 3, S, S] -> logits float32 [B, C, s, s]; no sample may change another one's logits
-    - postprocess: logits [1, C, s, s], image -> mask uint8 [H, W], coverage float32 [1]
+    - network: input [B, 3, S, S] -> what the task decides on; no sample of a batch may change another one's:
+      segment: logits float32 [B, 1 or C, s, s]; classify: logits float32 [B, C];
+      detect: candidates float32 [B, A, 4 + C], boxes as centre x, centre y, width, height in pixels of the input, then
+      a score in 0..1 for each class
+    - postprocess: that of one sample, and the image -> the outputs of the task's table
     """
 
     preprocess: "nn.Module"
@@ -38,14 +41,21 @@ class StepNames:
     outputs: tuple[str, ...]
 
 
+NETWORK = "network"
+"""The step that learned, and that exists in more than one precision."""
+GRAPH_FILE = "model.onnx"
+"""Name of a step's graph in its folder, in a release as in Triton."""
 IMAGE = "image"
 LOGITS = "logits"
+CANDIDATES = "candidates"
+"""What a detector's network gives: every place it looked at, before overlapping boxes are thinned out."""
 
 
 def step_names(task: Task) -> dict[str, StepNames]:
     """Tensor names of the three steps, in the order in which they run; the last one's outputs are what clients see."""
+    given = CANDIDATES if task is Task.DETECT else LOGITS
     return {
         "preprocess": StepNames((IMAGE,), ("input",)),
-        "network": StepNames(("input",), (LOGITS,)),
-        "postprocess": StepNames((LOGITS, IMAGE), tuple(tensor.name for tensor in TASKS[task].outputs)),
+        "network": StepNames(("input",), (given,)),
+        "postprocess": StepNames((given, IMAGE), tuple(tensor.name for tensor in TASKS[task].outputs)),
     }

@@ -16,6 +16,8 @@ from modelport.release.manifest import ReleaseManifest
 
 DIGEST_TAG = "modelport.digest"
 RUN_KEY_TAG = "modelport.run_key"
+VARIANTS_TAG = "modelport.variants"
+"""Precisions that the release carries beside fp32; absent where there are none."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,13 @@ class Registry:
         return next((row for row in self.versions(model) if row.digest == digest), None)
 
     def find_run(self, model: str, run_id: str) -> RegisteredVersion | None:
-        """The release that a training run gave."""
-        return next((row for row in self.versions(model) if row.run_id == run_id), None)
+        """The release that a training run gave; of several, the one that variants were made from."""
+        return next(iter(self.of_run(model, run_id)), None)
+
+    def of_run(self, model: str, run_id: str) -> list[RegisteredVersion]:
+        """Every release of a training run: the one in fp32 alone, then those that carry more, oldest first."""
+        rows = [row for row in self.versions(model) if row.run_id == run_id]
+        return sorted(rows, key=lambda row: row.tags.get(VARIANTS_TAG, "") != "")
 
     def register(self, manifest: ReleaseManifest, digest: str, source: str) -> int:
         """The version number of a release, which is registered unless it is already.
@@ -95,6 +102,8 @@ class Registry:
                 "modelport.staging": source,
                 "modelport.task": manifest.task.value,
             }
+            if manifest.variants:
+                tags[VARIANTS_TAG] = ",".join(sorted(manifest.variants))
             with self._explained():
                 # One request makes the version with all its tags: there is no moment in which it is half registered.
                 self._client.create_model_version(

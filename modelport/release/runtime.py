@@ -1,11 +1,13 @@
 """A release's three graphs in ONNX Runtime, in this process: how the gate, parity and benchmarks ask it."""
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelport.contract import Tensor
+from modelport.release.manifest import FP32
 from modelport.release.pipeline import IMAGE, step_names
 from modelport.release.store import Release
 
@@ -20,6 +22,14 @@ _TYPES: dict[str, str] = {
     "tensor(string)": "TYPE_STRING",
 }
 """Triton's names of ONNX Runtime's types."""
+
+
+class Network(Protocol):
+    """A graph in whatever engine."""
+
+    def run(self, tensors: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Outputs by name; of `tensors` those that the graph names are its inputs."""
+        ...
 
 
 class Graph:
@@ -46,18 +56,22 @@ class Graph:
 class Runtime:
     """A whole release."""
 
-    def __init__(self, release: Release, threads: int = 1) -> None:
-        self._graphs = [
-            Graph(release.read(f"{step}/model.onnx"), threads) for step in step_names(release.manifest.task)
-        ]
+    def __init__(self, release: Release, threads: int = 1, precision: str = FP32) -> None:
+        """`precision` is that of the network step; raises `BadInput` when the release does not carry it."""
+        self._graphs = [Graph(release.graph(step, precision), threads) for step in step_names(release.manifest.task)]
 
     def predict(self, image: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """Outputs for an image uint8 [H, W, 3]: what clients see, and what flows between the steps (``logits``)."""
-        tensors: dict[str, NDArray[Any]] = {IMAGE: image}
-        for graph in self._graphs:
-            tensors |= graph.run(tensors)
-        del tensors[IMAGE]
-        return tensors
+        return run_steps(self._graphs, image)
+
+
+def run_steps(graphs: Iterable[Network], image: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
+    """Outputs of all steps for an image uint8 [H, W, 3], by name."""
+    tensors: dict[str, NDArray[Any]] = {IMAGE: image}
+    for graph in graphs:
+        tensors |= graph.run(tensors)
+    del tensors[IMAGE]
+    return tensors
 
 
 def _tensor(value: Any) -> Tensor:

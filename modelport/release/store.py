@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from modelport.contract import TritonPipeline, read_pipeline
 from modelport.errors import BadInput, Unavailable
 from modelport.objects import NotFound, ObjectStore
-from modelport.release.manifest import MANIFEST_FILE, ReleaseManifest, sha256
+from modelport.release.manifest import FP32, MANIFEST_FILE, ReleaseManifest, sha256
+from modelport.release.pipeline import GRAPH_FILE, NETWORK
 
 RELEASES = "releases"
 """Prefix of promoted releases; only the promoter writes there, and only servers' releases are there."""
@@ -79,6 +80,26 @@ class Release:
             raise _corrupted(self.folder / path, "does not have the digest that the manifest says")
         return data
 
+    def graph(self, step: str, precision: str = FP32) -> bytes:
+        """A step's ONNX graph, verified; other precisions than fp32 are of the network step alone.
+
+        Raises:
+            BadInput: the release carries no such precision, or the file is missing or changed.
+        """
+        return self.read(self._graph_path(step, precision))
+
+    def _graph_path(self, step: str, precision: str) -> str:
+        if step != NETWORK or precision == FP32:
+            return f"{step}/{GRAPH_FILE}"
+        path = self.manifest.variants.get(precision)
+        if path is None:
+            model = self.manifest.model
+            raise BadInput(
+                f"release {self.digest[:12]} carries no {precision}, only {', '.join(self.manifest.precisions)}",
+                remedy=f"`modelport export {model} {self.digest} --precision {precision}` makes a release with it",
+            )
+        return path
+
     def golden(self) -> Iterator[Golden]:
         """The golden samples."""
         for entry in self.manifest.golden:
@@ -93,14 +114,14 @@ class Release:
         """The Triton configurations that the release carries."""
         return read_pipeline(self.folder / "triton", self.manifest.model)
 
-    @property
-    def graph_hashes(self) -> dict[str, str]:
-        """sha256 of each step's ``model.onnx``, by step."""
-        return {
-            path.removesuffix("/model.onnx"): entry.sha256
-            for path, entry in self.manifest.files.items()
-            if path.endswith("/model.onnx")
-        }
+    def graph_hashes(self, precision: str = FP32) -> dict[str, str]:
+        """sha256 of each step's ONNX graph, by step.
+
+        Raises:
+            BadInput: the release carries no such precision.
+        """
+        steps = [path.removesuffix(f"/{GRAPH_FILE}") for path in self.manifest.files if path.endswith(f"/{GRAPH_FILE}")]
+        return {step: self.manifest.files[self._graph_path(step, precision)].sha256 for step in steps}
 
     @classmethod
     def fetch(cls, store: ObjectStore, prefix: str, digest: str, target: Path) -> "Release":

@@ -4,7 +4,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from modelport.contract.spec import ClassSpec
+from modelport.contract.spec import ClassSpec, Precision
 from modelport.contract.tasks import Task
 
 
@@ -20,6 +20,10 @@ class LoadedRelease(_Message):
     triton_name: str = Field(description="Name of the release's ensemble in Triton.")
     task: Task = Field(description="What the model answers.")
     classes: tuple[ClassSpec, ...] = Field(description="Label map, in order of ids.")
+    thresholds: dict[str, float] = Field(
+        default_factory=dict, description="The release's decision thresholds, such as below which `unsure` is said."
+    )
+    precision: Precision = Field(default=Precision.FP32, description="Arithmetic that this replica runs it with.")
 
 
 class ModelState(_Message):

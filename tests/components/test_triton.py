@@ -16,7 +16,8 @@ from components.triton import (
     rolling_update,
     server_arguments,
 )
-from modelport.serving.agent.source import parse_versions
+from modelport.contract import Precision
+from modelport.serving.agent.source import Entry, parse_versions
 from tests.components.recording import record
 
 DIGEST = "ab" * 32
@@ -77,8 +78,9 @@ def desired(resources):
 
 
 def test_the_agent_understands_what_it_is_told():
-    document = desired_document(["a", "b"], {"a": DIGEST})
-    assert parse_versions(document, Path("desired.json")) == {"a": DIGEST, "b": None}
+    document = desired_document(["a", "b", "c"], {"a": DIGEST}, {"c": "int8"})
+    expected = {"a": Entry(DIGEST), "b": Entry(None), "c": Entry(None, Precision.INT8)}
+    assert parse_versions(document, Path("desired.json")) == expected
 
 
 @pytest.mark.parametrize(
@@ -91,12 +93,14 @@ def test_the_agent_understands_what_it_is_told():
     ],
 )
 def test_each_model_is_pinned_or_follows_its_promotion_log(models, pins, document):
-    assert json.loads(desired_document(models, pins)) == document
+    assert json.loads(desired_document(models, pins, {})) == document
 
 
 def test_a_pin_of_a_model_that_the_pool_does_not_have_is_refused():
     with pytest.raises(ValueError, match="cxr_detect"):
-        desired_document(["polyp_seg"], {"cxr_detect": DIGEST})
+        desired_document(["polyp_seg"], {"cxr_detect": DIGEST}, {})
+    with pytest.raises(ValueError, match="precisions are desired of cxr_detect"):
+        desired_document(["polyp_seg"], {}, {"cxr_detect": "int8"})
 
 
 @pytest.mark.parametrize(
@@ -104,8 +108,9 @@ def test_a_pin_of_a_model_that_the_pool_does_not_have_is_refused():
     [
         {"desired": {"polyp_seg": DIGEST}},
         {"models": ["polyp_seg", "cxr_detect"], "desired": {}},
+        {"precision": {"polyp_seg": "int8"}},
     ],
-    ids=["promotion", "one model more"],
+    ids=["promotion", "one model more", "another precision"],
 )
 def test_what_is_served_changes_without_a_restart(change):
     before, after = pool(), pool(**change)

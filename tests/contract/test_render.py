@@ -1,4 +1,4 @@
-from modelport.contract import InstanceSettings, ModelFolder, parse_config, render
+from modelport.contract import InstanceSettings, ModelFolder, Precision, RenderedRelease, parse_config, render
 
 HASHES = {"preprocess": "a" * 64, "network": "b" * 64, "postprocess": "c" * 64}
 
@@ -41,3 +41,29 @@ def test_rendering_leaves_the_folder_s_configuration_alone(folder: ModelFolder) 
     before = folder.triton.ensemble.SerializeToString()
     render(folder.triton, InstanceSettings(), HASHES, "spots", "1" * 64)
     assert folder.triton.ensemble.SerializeToString() == before
+
+
+def test_each_precision_has_names_of_its_own_and_fp32_those_it_always_had(folder: ModelFolder) -> None:
+    def rendered(precision: Precision, *, gpu: bool = False) -> RenderedRelease:
+        hashes = {**HASHES, "network": "e" * 64} if precision is Precision.INT8 else HASHES
+        settings = InstanceSettings(gpu=gpu, precision=precision)
+        return render(folder.triton, settings, hashes, "spots", "1" * 64)
+
+    plain, int8 = rendered(Precision.FP32), rendered(Precision.INT8)
+    assert (plain.name, int8.name) == ("spots.111111111111", "spots.111111111111-int8")
+    assert plain.steps["network"] != int8.steps["network"]
+    assert {step: plain.steps[step] for step in ("preprocess", "postprocess")}.items() <= int8.steps.items()
+    assert "optimization" not in "".join([*plain.configs.values(), *int8.configs.values()])
+
+    # On a GPU, TensorRT makes 16 bits of the network where it runs; the steps around it stay what they were.
+    fp16, fp32 = rendered(Precision.FP16, gpu=True), rendered(Precision.FP32, gpu=True)
+    assert fp16.name == "spots.111111111111-fp16"
+    assert [step for step in fp16.steps if fp16.steps[step] != fp32.steps[step]] == ["network"]
+    config = parse_config(fp16.configs[fp16.steps["network"]], "network")
+    (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
+    told = dict(accelerator.parameters)
+    assert (accelerator.name, told["precision_mode"]) == ("tensorrt", "FP16")
+    assert told["trt_engine_cache_enable"] == "true"
+    assert told["trt_engine_cache_path"].endswith("b" * 12), "each graph has plans of its own"
+    assert told["trt_profile_min_shapes"].startswith("input:1x3x")
+    assert told["trt_profile_max_shapes"].startswith(f"input:{config.max_batch_size}x3x")

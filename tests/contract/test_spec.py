@@ -21,6 +21,10 @@ Edit = Callable[[str, str, str], ModelFolder]
         ("task: segment", "task: segmentation", 2, "task", "found 'segmentation'"),
         ("name: spots\n", "name: other\n", 1, "name", "the folder is called 'spots'"),
         ("  metric: dice\n  minimum", "  metric: map50\n  minimum", 17, "gate.metric", "dice, iou"),
+        ("  minimum: 0.5", "  minimum: 0.5\n  direction: min", 19, "gate.direction", "of dice it is max"),
+        ("{name: spot,", "{name: background,", 5, "classes", "'background' twice"),
+        ("  name: spots\n", "  name: spots\n  group_pattern: '^..'\n", 10, "data.group_pattern", "exactly one group"),
+        ("  name: spots\n", "  name: spots\n  group_pattern: '^(.'\n", 10, "data.group_pattern", "exactly one group"),
     ],
 )
 def test_a_wrong_key_is_told_with_file_line_and_remedy(

@@ -1,5 +1,7 @@
 """Datasets on a real S3: pushed once, read through a cache that is never believed, held-out files out of reach."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,11 @@ from click.testing import CliRunner
 from modelport.cli.data import data
 from modelport.connection import Connection, Role
 from modelport.contract import ModelSpec
-from modelport.data import list_datasets, load_dataset, load_heldout, push
+from modelport.data import HeldOut, PushResult, list_datasets, load_dataset, load_heldout, push
 from modelport.errors import BadInput, Refused, Unavailable
 from modelport.imaging import encode_png
 from modelport.objects import ObjectStore
+from tests.data.small_datasets import spec_of, write_boxes, write_classes
 
 
 @pytest.fixture
@@ -23,6 +26,21 @@ def promoter(s3_connection: Connection) -> ObjectStore:
 @pytest.fixture
 def trainer(s3_connection: Connection) -> ObjectStore:
     return ObjectStore.connect(s3_connection, Role.TRAINER)
+
+
+def check_out_of_reach(pushed: PushResult, spec: ModelSpec, trainer: ObjectStore, heldout: HeldOut) -> None:
+    """Whoever trains can read neither a held-out file nor its name, by whatever way."""
+    with pytest.raises(Refused):
+        load_heldout(pushed.uri, spec, store=trainer, cache=Path("/nonexistent"))
+    name = pushed.uri.removeprefix("s3://modelport/datasets/").partition("/")[0]
+    stored = {info.key.rpartition("/")[2] for info in trainer.list(f"datasets/{name}/")}
+    content = b"".join(trainer.get(info.key) for info in trainer.list(f"datasets/{name}/"))
+    for index in range(len(heldout)):
+        entry = heldout.entry(index)
+        assert entry.sha256 not in stored
+        assert entry.path.encode() not in content
+        with pytest.raises(Refused):
+            trainer.get(f"heldout/{name}/objects/{entry.sha256}")
 
 
 def repaint(file: Path) -> None:
@@ -135,6 +153,68 @@ def test_a_damaged_object_is_not_trained_on(
     dataset.fetch()
 
 
+def test_classes_are_pushed_and_their_ids_follow_the_model(
+    tmp_path: Path, cache: Path, promoter: ObjectStore, trainer: ObjectStore
+):
+    spec = spec_of("classify", ["dry", "wet"], name="roads")
+    folder = write_classes(tmp_path / "road", {"dry": 12, "wet": 8})
+    pushed = push("roads", folder, spec, promoter)
+    remote = load_dataset(pushed.uri, spec, store=trainer, cache=cache)
+    heldout = load_heldout(pushed.uri, spec, store=promoter, cache=cache)
+    local = load_dataset(str(folder), spec, store=None, cache=cache)
+    assert (remote.digest, remote.selection.ids) == (local.digest, local.selection.ids)
+    for split in (remote.train, remote.selection, heldout):
+        assert {int(split.target(index)) for index in range(len(split))} == {0, 1}
+        assert all(name.startswith(("dry/", "wet/")[int(split.target(i))]) for i, name in enumerate(split.ids))
+    check_out_of_reach(pushed, spec, trainer, heldout)
+    with pytest.raises(BadInput, match=r"'wet' is no class .* 'snow' of model.yaml has no folder"):
+        load_dataset(pushed.uri, spec_of("classify", ["dry", "snow"]), store=trainer, cache=cache)
+    with pytest.raises(BadInput, match="is a dataset for classify"):
+        load_dataset(pushed.uri, spec_of("detect", ["dry", "wet"]), store=trainer, cache=cache)
+
+
+def test_boxes_are_pushed_with_the_names_of_their_ids(
+    tmp_path: Path, cache: Path, promoter: ObjectStore, trainer: ObjectStore
+):
+    spec = spec_of("detect", ["nodule", "mass"], data=", heldout_fraction: 0.3", name="scans")
+    folder = write_boxes(tmp_path / "boxes", names=["mass", "nodule"])
+    pushed = push("scans", folder, spec, promoter)
+    remote = load_dataset(pushed.uri, spec, store=trainer, cache=cache)
+    remote.fetch()
+    local = load_dataset(str(folder), spec, store=None, cache=cache)
+    assert remote.digest == local.digest == pushed.digest
+    for index, name in enumerate(remote.train.ids):
+        assert remote.train.target(index).tolist() == [[15, 5, 25, 15, 1 - int(name[-1]) % 2]]
+        assert np.array_equal(remote.train.target(index), local.train.target(index))
+    heldout = load_heldout(pushed.uri, spec, store=promoter, cache=cache)
+    assert heldout.target(0)[0, 4] == 1 - int(heldout.ids[0][-1]) % 2
+    check_out_of_reach(pushed, spec, trainer, heldout)
+    with pytest.raises(BadInput, match="'nodule' is no class of model"):
+        load_dataset(pushed.uri, spec_of("detect", ["mass", "other"]), store=trainer, cache=cache)
+
+
+def test_an_uploaded_zip_is_pushed_by_the_promoter_alone(
+    tmp_path: Path, cache: Path, promoter: ObjectStore, trainer: ObjectStore
+):
+    spec = spec_of("classify", ["dry", "wet"], name="zipped")
+    folder = write_classes(tmp_path / "road", {"dry": 6, "wet": 6})
+    file = shutil.make_archive(str(tmp_path / "road"), "zip", tmp_path, "road")
+    promoter.upload(Path(file), "uploads/road.zip")
+    uri = "s3://modelport/uploads/road.zip"
+    pushed = push("zipped", uri, spec, promoter)
+    assert pushed.digest == load_dataset(str(folder), spec, store=None, cache=cache).digest
+    assert push("zipped", Path(file), spec, promoter, cache=cache).digest == pushed.digest
+    with pytest.raises(Refused):
+        trainer.get("uploads/road.zip")
+    with pytest.raises(Refused):
+        list(trainer.list("uploads/"))
+    with pytest.raises(BadInput, match="no training can read"):
+        load_dataset(uri, spec, store=trainer, cache=cache)
+    for other in ("s3://modelport/uploads/missing.zip", "s3://modelport/staging/road.zip", "s3://other/uploads/a.zip"):
+        with pytest.raises(BadInput, match=r"there is no such zip|is no uploaded zip"):
+            push("zipped", other, spec, promoter)
+
+
 @pytest.mark.parametrize(
     "uri",
     ["s3://modelport/heldout/round", "s3://modelport", "http://somewhere/datasets/x", "s3://modelport/datasets/a/b"],
@@ -168,3 +248,31 @@ def test_command_line(tmp_path: Path, folder: Path, s3_connection: Connection, m
     assert "(latest)" in call("list", "tiny")
     with pytest.raises(BadInput, match="no model here learns from a dataset 'other'"):
         call("push", "other", str(folder))
+
+
+def test_command_line_for_classes_and_zips(tmp_path: Path, s3_connection: Connection, monkeypatch: pytest.MonkeyPatch):
+    root = tmp_path / "project"
+    for name, task in (("weather", "classify"), ("lesions", "detect"), ("shapes", "segment")):
+        (root / "models" / name).mkdir(parents=True)
+        spec = spec_of(task, ["dry", "wet"], name=name).model_dump(mode="json", exclude_defaults=True)
+        if task == "segment":
+            spec["data"]["name"] = "lesions"
+        (root / "models" / name / "model.yaml").write_text(json.dumps(spec))
+    s3_connection.save(tmp_path / "connection.json")
+    monkeypatch.setenv("MODELPORT_PROJECT", str(root))
+    monkeypatch.setenv("MODELPORT_CONNECTION", str(tmp_path / "connection.json"))
+
+    def call(*arguments: str) -> str:
+        return CliRunner().invoke(data, arguments, catch_exceptions=False).output
+
+    write_classes(tmp_path / "road", {"dry": 12, "wet": 2})
+    file = shutil.make_archive(str(tmp_path / "road"), "zip", tmp_path, "road")
+    said = call("push", "weather", file)
+    assert "note: no validation/" in said
+    assert "note: class 'wet' has too few groups" in said
+    ObjectStore.connect(s3_connection, Role.PROMOTER).upload(Path(file), "uploads/weather.zip")
+    assert "\n0 files uploaded" in call("push", "weather", "s3://modelport/uploads/weather.zip")
+    assert "(latest)" in call("list", "weather")
+    with pytest.raises(BadInput, match="is detect in lesions and segment in shapes") as caught:
+        call("push", "lesions", str(tmp_path / "road"))
+    assert caught.value.file == str(root / "models" / "shapes" / "model.yaml")

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from infra.models import load_models
 from infra.settings import GkeSettings, gcp_settings, parse
+from infra.workload import precisions
 from modelport.errors import BadInput
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -55,6 +57,11 @@ def test_the_stacks_in_the_repository_are_valid(stack):
         (changed(versions={"polyp_seg": "v7"}), "modelport:versions.polyp_seg", "pattern"),
         (changed(rotation={"everything": 2}), "modelport:rotation", "there is no 'everything'; there are: trainer"),
         (changed(models={"polyp_seg": {"serve": {"replica": 2}}}), "modelport:models.polyp_seg.serve.replica", "known"),
+        (
+            changed(models={"polyp_seg": {"serve": {"precision": "int4"}}}),
+            "modelport:models.polyp_seg.serve.precision",
+            "int8",
+        ),
         (gke(accelerator="nvidia-b9000"), "modelport:cluster.node_pools.gpu.accelerator", "nvidia-l4"),
         (gke(maximum=0), "modelport:cluster.node_pools.gpu.maximum", "greater"),
         (gke(use=["everything"]), "modelport:cluster.node_pools.gpu.use.0", "'training'"),
@@ -67,6 +74,15 @@ def test_a_wrong_key_is_named_with_how_to_set_it(values, key, said):
     assert said in str(caught.value)
     assert caught.value.file == "stacks/dev/Pulumi.dev.yaml"
     assert caught.value.remedy
+
+
+def test_only_a_precision_that_the_stack_says_reaches_the_servers():
+    names = {"polyp_seg": {"serve": {"precision": "int8"}}}
+    for models, said in ((names, {"polyp_seg": "int8"}), ({}, {})):
+        loaded = load_models(PROJECT, parse(changed(models=models), "dev"))
+        assert precisions(loaded) == said
+    (model,) = [model for model in load_models(PROJECT, parse(changed(models=names), "dev")) if model.name in names]
+    assert model.spec.serve.precision == "int8"
 
 
 def test_a_misspelt_key_lists_the_known_ones():

@@ -93,7 +93,8 @@ def server(answer: Callable[[int, bytes], Answer]) -> Iterator[str]:
 
 def right(digest: str, mask: np.ndarray = MASK) -> dict[str, Any]:
     png = base64.b64encode(encode_png(mask * np.uint8(255))).decode()
-    return {"release": digest, "mask": png, "coverage": COVERAGE, "classes": [{"id": 0}, {"id": 1}]}
+    said = {"task": "segment", "release": digest, "precision": "fp32", "classes": [{"id": 0}, {"id": 1}]}
+    return {**said, "mask": png, "coverage": COVERAGE}
 
 
 def ask(release: Release, out: Path, answer: Callable[[int, bytes], Answer], key: str = "the-key") -> LoadReport:
@@ -111,7 +112,8 @@ def test_every_wrong_answer_is_counted_and_named(release: Release, tmp_path: Pat
         (200, right(release.digest, small)),
         (200, right(release.digest, shifted)),
         (200, right("f" * 64)),
-        (200, {"release": release.digest, "mask": "no base64!", "coverage": 0.1}),
+        (200, {**right(release.digest), "mask": "no base64!"}),
+        (200, {**right(release.digest), "precision": "int8"}),
         (503, {"detail": "Triton is away"}),
     ]
 
@@ -127,6 +129,7 @@ def test_every_wrong_answer_is_counted_and_named(release: Release, tmp_path: Pat
     reasons = "\n".join(report.failures)
     for expected in ("mask has shape [23, 32]", "of mask differ", "release ffffffffffff", "nobody can read", "503"):
         assert expected in reasons
+    assert "ran with int8, for which it states no tolerance" in reasons
     assert all((release.folder / "golden/a.png").read_bytes() in upload for upload in uploads)
     assert report.p50_ms is not None
     assert 0 < report.p50_ms <= (report.p99_ms or 0) < 5000

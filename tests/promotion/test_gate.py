@@ -1,6 +1,7 @@
 """The gate: honest, by the promoter's rules, on graphs alone."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_release as tiny
 from promotion_bench import BAD, CLOSE, GOOD, WORSE, Bench
 
 from modelport.connection import Role
@@ -17,7 +19,7 @@ from modelport.imaging import decode, decode_mask
 from modelport.objects import ObjectStore
 from modelport.promotion import Evidence, read_log
 from modelport.promotion.isolation import REFUSED, REFUSED_PREFIX
-from modelport.release import TRAINING_DATA_FILE, Release, Runtime, canonical_json, staging_prefix
+from modelport.release import TRAINING_DATA_FILE, Release, Runtime, Tolerance, canonical_json, staging_prefix
 
 
 def test_evidence(bench: Bench) -> None:
@@ -258,3 +260,27 @@ def test_server_identity_reads_evidence_and_cannot_write_it(bench: Bench) -> Non
     assert server.get(key)
     with pytest.raises(Refused):
         server.put(key, b"{}")
+
+
+def test_release_whose_int8_is_worse_is_not_promoted(bench: Bench) -> None:
+    # The tolerances of int8 let its answers differ; what it costs in the metric is the gate's to say.
+    lenient = {name: Tolerance(absolute=1e9) for name in ("mask", "coverage", "logits")}
+    int8 = {
+        "variants": {"int8": "network/int8.onnx"},
+        "tolerances": {"fp32": tiny.manifest("any", {}).tolerances["fp32"], "int8": lenient},
+    }
+    worse = bench.stage(changes={"network/int8.onnx": tiny.network(WORSE)}, **int8)
+    evidence = bench.gate(worse, minimum=0.5)
+    assert evidence.value > 0.9
+    assert evidence.variants["int8"]["dice"] < evidence.value - 0.05
+    (reason,) = evidence.reasons
+    assert re.fullmatch(r"int8: dice 0\.\d{4} is 0\.\d{4} worse than fp32's 0\.\d{4}; at most 0\.01 is allowed", reason)
+    with pytest.raises(GateFailed, match="failed the gate: int8: dice"):
+        bench.promote(worse, minimum=0.5)
+
+    good = bench.stage(changes={"network/int8.onnx": tiny.network(GOOD)}, **int8)
+    evidence = bench.gate(good)
+    assert evidence.passed, evidence.reasons
+    assert evidence.variants == {"int8": evidence.metrics}
+    bench.promote(good)
+    assert read_log(bench.store, bench.model).entries[-1].to == good

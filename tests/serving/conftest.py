@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from modelport.connection import Connection, Role
 from modelport.local import ports, triton
 from modelport.objects import ObjectStore
+from modelport.release import ReleaseManifest
 from modelport.serving import ReplicaState, hash_key, new_key
 from modelport.serving.agent.triton import TritonServer
 from modelport.serving.client import TritonRefused
@@ -91,7 +92,7 @@ class Agent:
     def get(self, path: str) -> httpx.Response:
         return httpx.get(f"{self.url}{path}", trust_env=False)
 
-    def serving(self, model: str, digest: str, seconds: float = 40.0) -> ReplicaState:
+    def serving(self, model: str, digest: str, seconds: float = 90.0) -> ReplicaState:
         """State once the alias serves this release."""
 
         def look() -> ReplicaState | None:
@@ -158,7 +159,10 @@ class Stand:
     ) -> str:
         """Put a release where promoted ones lie; `damage` names a file whose last byte changes on the way."""
         files = tiny.release_files(model, threshold=threshold, flipped=flipped) | changes
-        manifest = tiny.manifest(model, files)
+        return self.put(tiny.manifest(model, files), files, damage=damage)
+
+    def put(self, manifest: ReleaseManifest, files: Mapping[str, bytes], *, damage: str | None = None) -> str:
+        """The same of a release that is made already."""
         for path, data in files.items():
             sent = data[:-1] + bytes([data[-1] ^ 1]) if path == damage else data
             self.store.put(f"releases/{manifest.digest}/{path}", sent)
@@ -258,7 +262,7 @@ class Starter:
         process = self._started(command, f"agent{number}", path)
         agent = Agent(process, f"http://127.0.0.1:{port}", pins, cache)
         if wait:
-            until(lambda: agent.get("/healthz").is_success, "the agent")
+            until(lambda: agent.get("/healthz").is_success, "the agent", 90)
         return agent
 
     def gateway(
@@ -287,7 +291,7 @@ class Starter:
         process = self._started(command, f"gateway{number}", path)
         gateway = Gateway(process, f"http://127.0.0.1:{port}", key, keys, spool)
         if wait:
-            until(lambda: gateway.get("/healthz").is_success, "the gateway")
+            until(lambda: gateway.get("/healthz").is_success, "the gateway", 90)
         return gateway
 
     def close(self) -> None:

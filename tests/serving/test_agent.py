@@ -3,9 +3,11 @@
 import json
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_int8
 import tiny_release as tiny
 from waiting import until
 
@@ -41,6 +43,81 @@ def test_a_swap_serves_the_new_release_and_keeps_shared_steps(stand, start) -> N
     folders = {path.name for path in stand.repository.iterdir() if path.name.startswith((f"{model}.", ".writing"))}
     assert folders == set(stand.loaded(model)) - {model}
     assert f'modelport_agent_serving{{model="{model}",release="{second}"}} 1.0' in agent.get("/metrics").text
+
+
+class TestPrecision:
+    """A release is served in the arithmetic that is asked for, and only in one that it carries."""
+
+    def test_int8_is_brought_up_beside_fp32_and_back(self, stand, start) -> None:
+        model, image = "int8", tiny.image()
+        manifest, files = tiny_int8.release(model)
+        digest = stand.put(manifest, files)
+        agent = start.agent(model)
+        agent.want({model: digest})
+        agent.serving(model, digest)
+        fp32 = stand.ask(model, image)
+        assert self.loaded(agent, model) == ("fp32", f"{model}.{digest[:12]}")
+
+        agent.want({model: {"release": digest, "precision": "int8"}})
+        name = f"{model}.{digest[:12]}-int8"
+        until(lambda: self.loaded(agent, model) == ("int8", name), "int8 to serve", 40)
+        int8 = stand.ask(model, image)
+        assert np.mean(int8 != fp32) <= 0.03
+        (network,) = (p for p in stand.repository.glob(f"{model}.network.*/1/model.onnx") if self.is_int8(p))
+        assert network.read_bytes() == files[tiny_int8.INT8_FILE]
+        until(lambda: f"{model}.{digest[:12]}" not in stand.loaded(model), "fp32 to go")
+        assert np.array_equal(stand.ask(model, image), int8)
+
+        # What served comes back in its arithmetic, before the source is read.
+        agent.process.kill()
+        agent = start.agent(model, cache=agent.cache)
+        until(lambda: self.loaded(agent, model) == ("int8", name), "int8 to serve again", 40)
+        agent.want({model: digest})
+        until(lambda: self.loaded(agent, model)[0] == "fp32", "fp32 to serve", 40)
+        assert np.array_equal(stand.ask(model, image), fp32)
+
+    def test_a_release_without_it_is_refused_and_the_old_one_serves_on(self, stand, agent) -> None:
+        model = "noint8"
+        digest = stand.publish(model)
+        agent.want({model: digest})
+        agent.serving(model, digest)
+        agent.want({model: {"release": digest, "precision": "int8"}})
+        error = agent.error(model, "carries no int8")
+        assert f"`modelport export {model} {digest} --precision int8`" in error
+        state = agent.state().models[model]
+        assert (state.serving, [each.precision for each in state.loaded]) == (digest, ["fp32"])
+        assert np.array_equal(stand.ask(model, tiny.image()), tiny.answer(tiny.image(), 0.5)["mask"])
+
+    def test_int8_that_answers_otherwise_is_refused_by_the_replay(self, stand, agent) -> None:
+        model = "wrongint8"
+        digest = stand.put(*tiny_int8.release(model, int8_threshold=0.6))
+        agent.want({model: digest})
+        agent.serving(model, digest)
+        agent.want({model: {"release": digest, "precision": "int8"}})
+        assert "at most 3.000% is allowed" in agent.error(model, "answered wrongly")
+        assert self.loaded(agent, model)[0] == "fp32"
+
+    def test_fp16_without_a_gpu_is_served_as_fp32_and_said(self, stand, start) -> None:
+        model = "fp16"
+        digest = stand.publish(model)
+        agent = start.agent(model)
+        agent.want({model: {"release": digest, "precision": "fp16"}})
+        agent.serving(model, digest)
+        assert self.loaded(agent, model) == ("fp32", f"{model}.{digest[:12]}")
+        assert "without a GPU it is served in fp32" in agent.process.said()
+
+    @staticmethod
+    def loaded(agent, model: str) -> tuple[str, str]:
+        """Precision and Triton's name of what serves."""
+        state = agent.state().models.get(model)
+        if state is None or state.serving is None:
+            return "", ""
+        (release,) = (each for each in state.loaded if each.digest == state.serving)
+        return release.precision, release.triton_name
+
+    @staticmethod
+    def is_int8(path: Path) -> bool:
+        return b"QuantizeLinear" in path.read_bytes()
 
 
 class TestBadReleases:

@@ -19,6 +19,7 @@ from waiting import until
 
 from modelport.imaging import decode, decode_mask, encode_png
 from modelport.serving import hash_key, new_key
+from modelport.serving.answers import parse_prediction
 from modelport.serving.gateway.problems import DOCUMENTED, Problem, Reason
 
 
@@ -203,6 +204,7 @@ def test_models_are_listed_and_operations_carry_no_secret(served) -> None:
     (listed,) = gateway.get("/v1/models").json()["models"]
     assert listed == gateway.get(f"/v1/models/{served.model}").json()
     assert (listed["release"], listed["desired"], listed["ready"]) == (served.digest, served.digest, True)
+    assert listed["releases"] == [{"digest": served.digest, "active": True, "precision": "fp32"}]
     assert [info["name"] for info in listed["classes"]] == ["background", "red"]
     problem(gateway.get("/v1/models/no_such_model"), 404, "unknown_model")
     public = [httpx.get(f"{gateway.url}{path}", trust_env=False) for path in ("/healthz", "/readyz", "/metrics")]
@@ -225,8 +227,12 @@ def test_the_api_document_is_complete(served) -> None:
     for status in DOCUMENTED:
         assert predict["responses"][str(status)]["content"]["application/json"]["schema"] == problem_schema
     assert "Retry-After" in predict["responses"]["503"]["headers"]
-    answer = predict["responses"]["200"]["content"]["application/json"]["schema"]
-    assert answer == {"$ref": "#/components/schemas/SegmentPrediction"}
+    answer = predict["responses"]["200"]["content"]["application/json"]
+    schemas = {task: f"#/components/schemas/{task.title()}Prediction" for task in ("segment", "detect", "classify")}
+    assert answer["schema"]["oneOf"] == [{"$ref": schema} for schema in schemas.values()]
+    assert answer["schema"]["discriminator"] == {"propertyName": "task", "mapping": schemas}
+    for task, example in answer["examples"].items():
+        assert parse_prediction(json.dumps(example["value"])).task == task
     upload = predict["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert upload["properties"]["image"]["format"] == "binary"
     schemas = document["components"]["schemas"]

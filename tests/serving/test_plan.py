@@ -2,16 +2,19 @@
 
 import pytest
 
+from modelport.contract import Precision
 from modelport.serving.agent.plan import Action, Bring, Forget, Memory, Remove, Seen, Switch, Verified, plan, surplus
+from modelport.serving.agent.version import Version
 
-A, B = "a" * 64, "b" * 64
+A, B = Version("a" * 64), Version("b" * 64)
+A_INT8 = Version(A.digest, Precision.INT8)
 UP_A = Verified("m.a", frozenset({"m.a", "m.net.1", "m.pre.1"}))
 UP_B = Verified("m.b", frozenset({"m.b", "m.net.2", "m.pre.1"}))
 ALL = UP_A.needs | UP_B.needs
 GRACE = 10.0
 
 
-def seen(desired: str | None, ready: frozenset[str] = frozenset(), *, alias: bool = False) -> Seen:
+def seen(desired: Version | None, ready: frozenset[str] = frozenset(), *, alias: bool = False) -> Seen:
     return Seen(desired=desired, alias_ready=alias, ready=ready, present=ready)
 
 
@@ -30,6 +33,12 @@ CASES: list[tuple[str, Memory, Seen, Action | None]] = [
         Memory(serving=A, aliased=A, verified={A: UP_A}),
         seen(B, UP_A.needs, alias=True),
         Bring(B),
+    ),
+    (
+        "another precision of the serving release is brought up beside it",
+        Memory(serving=A, aliased=A, verified={A: UP_A}),
+        seen(A_INT8, UP_A.needs, alias=True),
+        Bring(A_INT8),
     ),
     (
         "the alias moves only to a verified release",

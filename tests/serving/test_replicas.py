@@ -148,7 +148,7 @@ class Stub(service_pb2_grpc.GRPCInferenceServiceServicer):
         answer = service_pb2.ModelInferResponse(model_name=request.model_name)
         for name, array, kind in (
             ("mask", np.zeros((height, width), np.uint8), "UINT8"),
-            ("coverage", np.array([self.number], np.float32), "FP32"),
+            ("coverage", np.array([self.number / 10], np.float32), "FP32"),
         ):
             answer.outputs.add(name=name, datatype=kind, shape=array.shape)
             answer.raw_output_contents.append(array.tobytes())
@@ -206,7 +206,7 @@ def test_a_gateway_follows_the_replicas_behind_a_name(
         def answered_by(model: str, times: int = 6) -> set[int]:
             answers = [ask(model) for _ in range(times)]
             assert {answer.status_code for answer in answers} == {200}, [answer.text for answer in answers]
-            return {round(answer.json()["coverage"]) for answer in answers}
+            return {round(answer.json()["coverage"] * 10) for answer in answers}
 
         def known(model: str) -> dict:
             return client.get(f"/v1/models/{model}").json()
@@ -231,7 +231,7 @@ def test_a_gateway_follows_the_replicas_behind_a_name(
             two.slow.set()
             answer = late.result(timeout=20)
         assert answer.status_code == 200
-        assert answer.json()["coverage"] == 2
+        assert answer.json()["coverage"] == pytest.approx(0.2)
         before = len(two.asked)
         assert answered_by("shared") == {1}
         gone = ask("second")

@@ -8,13 +8,14 @@ import pytest
 from rich.console import Console
 from tiny_project import MODEL_YAML, write_project
 
-from modelport.contract import apply_overrides, parse_spec
+from modelport.contract import ClassSpec, Task, apply_overrides, parse_spec
 from modelport.errors import BadInput
 from modelport.imaging import decode
 from modelport.training import Display, load_entry, picture
 from modelport.training.events import EpochDone, Note, Ready, Started, Stepped
 from modelport.training.identity import run_key
 from modelport.training.journal import EpochRecord
+from modelport.training.pictures import beside, draw_outputs, draw_truth
 
 
 def test_files_of_a_folder_import_each_other(tmp_path: Path):
@@ -107,3 +108,28 @@ def test_predictions_beside_truth():
     assert pixels.shape[1] == 900
     greenish = (pixels[..., 1].astype(int) - pixels[..., 0] > 50).sum()
     assert greenish > 1000
+
+
+TRUTHS = {
+    Task.DETECT: (
+        np.array([[5, 4, 25, 16, 1]], np.float32),
+        {"boxes": np.array([[6, 4, 24, 16]], np.float32), "scores": np.ones(1, np.float32), "labels": np.array([1])},
+    ),
+    Task.CLASSIFY: (np.array(1), {"probabilities": np.array([0.2, 0.8], np.float32)}),
+    Task.SEGMENT: (np.ones((20, 30), np.uint8), {"mask": np.ones((20, 30), np.uint8)}),
+}
+
+
+@pytest.mark.parametrize("task", list(TRUTHS))
+def test_truth_and_outputs_of_every_task_are_drawn_in_their_colours(task):
+    image = np.full((20, 30, 3), 128, np.uint8)
+    classes = (ClassSpec(name="a", color="#ff0000"), ClassSpec(name="b", color="#00ff00"))
+    truth, outputs = TRUTHS[task]
+    for drawn in (draw_truth(task, image, truth, classes), draw_outputs(task, image, outputs, classes)):
+        assert drawn.shape == image.shape
+        assert (drawn[..., 1].astype(int) - drawn[..., 0] > 50).any()
+        assert not (drawn[..., 0].astype(int) - drawn[..., 1] > 50).any()
+    assert (image == 128).all()
+    assert beside([(image, image, image)], ["one"]).startswith(b"\x89PNG")
+    if task is Task.DETECT:
+        assert np.array_equal(draw_truth(task, image, truth[:0], classes), image)

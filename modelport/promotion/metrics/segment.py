@@ -14,8 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+LIBRARIES: tuple[str, ...] = ()
+RESAMPLES = 2000
+_METRICS = ("dice", "iou")
 
-def score(outputs: Mapping[str, NDArray[Any]], truth: NDArray[np.uint8], classes: int) -> dict[str, float]:
+
+def measure(outputs: Mapping[str, NDArray[Any]], truth: NDArray[np.uint8], classes: int) -> dict[str, float]:
     """``dice`` and ``iou`` of one image, each in [0, 1].
 
     Args:
@@ -43,6 +47,16 @@ def score(outputs: Mapping[str, NDArray[Any]], truth: NDArray[np.uint8], classes
     return {"dice": float(np.mean(2 * both / sizes)), "iou": float(np.mean(both / (sizes - both)))}
 
 
-def summarize(scores: Sequence[Mapping[str, float]]) -> dict[str, float]:
+def per_image(sample: Mapping[str, float]) -> dict[str, float]:
+    """``dice`` and ``iou`` of the image."""
+    return dict(sample)
+
+
+def summarize(samples: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Mean over images of ``dice`` and ``iou``."""
-    return {name: float(np.mean([row[name] for row in scores])) for name in ("dice", "iou")}
+    return {metric: value(samples, metric) for metric in _METRICS}
+
+
+def value(samples: Sequence[Mapping[str, float]], metric: str) -> float:
+    """Mean over images of one of the two."""
+    return float(np.mean([sample[metric] for sample in samples]))

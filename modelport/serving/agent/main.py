@@ -37,7 +37,7 @@ class AgentSettings:
     models: tuple[str, ...] = ()
     """Models to serve; none means every model that the source knows (those of the file, and no others)."""
     pins: Path | None = None
-    """File ``{model: digest or null}``; None follows the promotion logs."""
+    """File of what to serve (see `FileSource`); None follows the promotion logs."""
     replica: str = ""
     """Name of this replica; empty takes the machine's."""
     gpu: bool = False
@@ -139,8 +139,8 @@ class Agent:
         while not self._stop.is_set():
             try:
                 reading = self._source.read()
-                for model, digest in reading.versions.items():
-                    self._worker(model).want(digest)
+                for model, version in reading.versions.items():
+                    self._worker(model).want(version)
                 if reading.models is not None:
                     for model in self._workers.keys() - reading.models:
                         self._retire(model)

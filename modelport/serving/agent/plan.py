@@ -7,6 +7,8 @@ a grace period, what nobody needs is removed. Nothing here touches Triton or a d
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from modelport.serving.agent.version import Version
+
 
 @dataclass(frozen=True)
 class Verified:
@@ -22,15 +24,15 @@ class Verified:
 class Memory:
     """What the agent knows of one model. Only `serving` outlives the process."""
 
-    serving: str | None = None
-    """Digest that was switched to last: the good one to come back to."""
-    aliased: str | None = None
-    """Digest that this process has pointed the alias at; None until it did."""
-    verified: Mapping[str, Verified] = field(default_factory=dict[str, Verified])
-    refused: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Reasons by digest. A refused release is not tried again until another one was desired."""
-    not_before: Mapping[str, float] = field(default_factory=dict[str, float])
-    """Digests whose last try failed for a passing reason, and when to try again (seconds of a monotonic clock)."""
+    serving: Version | None = None
+    """What was switched to last: the good one to come back to."""
+    aliased: Version | None = None
+    """What this process has pointed the alias at; None until it did."""
+    verified: Mapping[Version, Verified] = field(default_factory=dict[Version, Verified])
+    refused: Mapping[Version, str] = field(default_factory=dict[Version, str])
+    """Reasons. A refused version is not tried again until another one was desired."""
+    not_before: Mapping[Version, float] = field(default_factory=dict[Version, float])
+    """Versions whose last try failed for a passing reason, and when to try again (seconds of a monotonic clock)."""
     surplus_since: Mapping[str, float] = field(default_factory=dict[str, float])
     """Triton names that nobody needs, and since when."""
 
@@ -39,8 +41,8 @@ class Memory:
 class Seen:
     """What was observed just now."""
 
-    desired: str | None
-    """Digest to serve; None when nothing is desired or it is not known. Absence never takes a model down."""
+    desired: Version | None
+    """What to serve; None when nothing is desired or it is not known. Absence never takes a model down."""
     alias_ready: bool
     ready: frozenset[str]
     """Triton names of this model's releases and steps that answer."""
@@ -52,21 +54,21 @@ class Seen:
 class Forget:
     """Triton has lost these releases (it was restarted): they must be brought up again."""
 
-    digests: frozenset[str]
+    versions: frozenset[Version]
 
 
 @dataclass(frozen=True)
 class Bring:
     """Fetch, verify, load and replay a release beside what is serving."""
 
-    digest: str
+    version: Version
 
 
 @dataclass(frozen=True)
 class Switch:
     """Point the alias at a verified release."""
 
-    digest: str
+    version: Version
 
 
 @dataclass(frozen=True)
@@ -89,19 +91,19 @@ def plan(memory: Memory, seen: Seen, now: float, grace: float) -> Action | None:
         grace: seconds for which a superseded release stays loaded, so that gateways have moved on.
     """
 
-    def due(digest: str) -> bool:
-        return digest not in memory.refused and now >= memory.not_before.get(digest, now)
+    def due(version: Version) -> bool:
+        return version not in memory.refused and now >= memory.not_before.get(version, now)
 
-    lost = frozenset(digest for digest, release in memory.verified.items() if not release.needs <= seen.ready)
+    lost = frozenset(version for version, release in memory.verified.items() if not release.needs <= seen.ready)
     if lost:
         return Forget(lost)
-    target = next((d for d in (seen.desired, memory.serving) if d is not None and d in memory.verified), None)
+    target = next((v for v in (seen.desired, memory.serving) if v is not None and v in memory.verified), None)
     if target is not None and (memory.aliased != target or not seen.alias_ready) and due(target):
         return Switch(target)
     # The last good release first: it is here already, and the desired one may take a while or be bad.
-    for digest in (memory.serving, seen.desired):
-        if digest is not None and digest not in memory.verified and due(digest):
-            return Bring(digest)
+    for version in (memory.serving, seen.desired):
+        if version is not None and version not in memory.verified and due(version):
+            return Bring(version)
     expired = frozenset(name for name, since in memory.surplus_since.items() if now - since >= grace)
     return Remove(expired) if expired else None
 
@@ -111,8 +113,8 @@ def surplus(memory: Memory, seen: Seen) -> frozenset[str]:
 
     Until the release to come back to is up again, its steps are not known and so nothing counts as surplus.
     """
-    keep = {digest for digest in (memory.serving, seen.desired) if digest is not None}
-    if any(digest not in memory.verified and digest not in memory.refused for digest in keep):
+    keep = {version for version in (memory.serving, seen.desired) if version is not None}
+    if any(version not in memory.verified and version not in memory.refused for version in keep):
         return frozenset()
-    needed = frozenset[str]().union(*(memory.verified[digest].needs for digest in keep if digest in memory.verified))
+    needed = frozenset[str]().union(*(memory.verified[each].needs for each in keep if each in memory.verified))
     return (seen.ready | seen.present) - needed

@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from modelport.contract import Precision
 from modelport.objects import ObjectStore
 from modelport.release import RELEASES, Release
+from modelport.serving.agent.version import Version
 
 _STATE_FILE = "serving.json"
 
@@ -27,19 +29,20 @@ class ReleaseCache:
         """
         return Release.fetch(self._store, RELEASES, digest, self._folder / digest)
 
-    def serving(self) -> str | None:
-        """Digest that was switched to last, None when there is none (or its note is damaged)."""
+    def serving(self) -> Version | None:
+        """What was switched to last, None when there is nothing (or its note is damaged)."""
         try:
             note: Any = json.loads((self._folder / _STATE_FILE).read_text())
-            return str(note["serving"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            precision = note.get("precision")
+            return Version(str(note["serving"]), None if precision is None else Precision(precision))
+        except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
-    def note_serving(self, digest: str) -> None:
+    def note_serving(self, version: Version) -> None:
         """Remember atomically what to come back to."""
         self._folder.mkdir(parents=True, exist_ok=True)
         temporary = self._folder / f".{_STATE_FILE}"
-        temporary.write_text(json.dumps({"serving": digest}))
+        temporary.write_text(json.dumps({"serving": version.digest, "precision": version.precision}))
         temporary.replace(self._folder / _STATE_FILE)
 
     def remove(self) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from modelport.contract import RenderedRelease
+from modelport.release import GRAPH_FILE
 
 CONFIG_FILE = "config.pbtxt"
-GRAPH_FILE = "model.onnx"
 _TEMPORARY = ".writing-"
 
 

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from modelport.contract import Precision
 from modelport.errors import BadInput, ModelportError, Unavailable
 from modelport.objects import ObjectStore
 from modelport.promotion import desired, read_log
+from modelport.serving.agent.version import Version
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MODEL = re.compile(r"[a-z][a-z0-9_]*")
@@ -23,8 +25,8 @@ _LOG_KEY = re.compile(r"promotions/([a-z][a-z0-9_]*)/log\.json")
 class Reading:
     """What a source said at one look."""
 
-    versions: Mapping[str, str | None]
-    """Digest by model; None where the source has the model and no version of it. What is not here is as before."""
+    versions: Mapping[str, Version | None]
+    """By model; None where the source has the model and no version of it. What is not here is as before."""
     problem: str | None = None
     """Why some models are not here."""
     models: frozenset[str] | None = None
@@ -53,11 +55,11 @@ class LogSource:
 
     def read(self) -> Reading:
         """See `Source.read`. A damaged log holds up its own model only."""
-        versions: dict[str, str | None] = {}
+        versions: dict[str, Version | None] = {}
         problem: str | None = None
         for model in self._models or self._listed():
             try:
-                versions[model] = desired(read_log(self._store, model))
+                versions[model] = _logged(self._store, model)
             except Unavailable:
                 raise
             except ModelportError as error:
@@ -70,9 +72,11 @@ class LogSource:
 
 
 class FileSource:
-    """A JSON file ``{model: digest or null}``, such as an object that a cluster mounts; read anew at every look.
+    """A JSON file of what to serve, such as an object that a cluster mounts; read anew at every look.
 
-    A digest pins the model to that release; null means that its promotion log decides.
+    By model: a digest, which pins it to that release; null, which means that its promotion log decides; or
+    ``{"release": digest or null, "precision": "int8"}``, which says the arithmetic as well. Without it the release's
+    own ``model.yaml`` decides on that.
     """
 
     def __init__(self, path: Path, store: ObjectStore, models: Sequence[str] = ()) -> None:
@@ -83,16 +87,16 @@ class FileSource:
 
     def read(self) -> Reading:
         """See `Source.read`. A log that cannot be read holds up its own model only: a pin needs no store."""
-        versions: dict[str, str | None] = {}
+        versions: dict[str, Version | None] = {}
         problem: str | None = None
         named = parse_versions(self._contents(), self._path)
         for model in sorted(named if not self._models else self._models & named.keys()):
-            pinned = named[model]
-            if pinned is not None:
-                versions[model] = pinned
+            entry = named[model]
+            if entry.release is not None:
+                versions[model] = Version(entry.release, entry.precision)
                 continue
             try:
-                versions[model] = desired(read_log(self._store, model))
+                versions[model] = _logged(self._store, model, entry.precision)
             except ModelportError as error:
                 problem = str(error)
         return Reading(versions, problem, None if self._models else frozenset(named))
@@ -106,8 +110,18 @@ class FileSource:
             raise Unavailable(f"the file of desired versions cannot be read: {error}", file=self._path) from None
 
 
-def parse_versions(text: str, file: Path) -> dict[str, str | None]:
-    """Digest by model, None where the promotion log decides.
+@dataclass(frozen=True)
+class Entry:
+    """What a file says of one model."""
+
+    release: str | None
+    """Digest; None where the promotion log decides."""
+    precision: Precision | None = None
+    """None where the release's ``model.yaml`` decides."""
+
+
+def parse_versions(text: str, file: Path) -> dict[str, Entry]:
+    """What a file asks for, by model.
 
     Raises:
         BadInput: it makes no sense; `file` is named.
@@ -119,16 +133,37 @@ def parse_versions(text: str, file: Path) -> dict[str, str | None]:
         raise BadInput(f"is not JSON: {error}", file=file, remedy=remedy) from None
     if not isinstance(data, dict):
         raise BadInput("is not a JSON object", file=file, remedy=remedy)
-    versions: dict[str, str | None] = {}
-    for model, digest in cast(dict[str, Any], data).items():
+    entries: dict[str, Entry] = {}
+    for model, value in cast(dict[str, Any], data).items():
         if not _MODEL.fullmatch(model):
             raise BadInput("is not the name of a model", file=file, key=model, remedy=remedy)
-        if digest is not None and not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
-            raise BadInput(
-                f"{digest!r} is not a digest",
-                file=file,
-                key=model,
-                remedy="write all 64 hexadecimal digits (`modelport versions` lists them), or null",
-            )
-        versions[model] = digest
-    return versions
+        entries[model] = _entry(value, model, file)
+    return entries
+
+
+def _entry(value: Any, model: str, file: Path) -> Entry:
+    parts = cast(dict[str, Any], value) if isinstance(value, dict) else {"release": value}
+    if unknown := sorted(parts.keys() - {"release", "precision"}):
+        remedy = 'write {"release": digest or null, "precision": "int8"}'
+        raise BadInput("is not a known key", file=file, key=f"{model}.{unknown[0]}", remedy=remedy)
+    digest, precision = parts.get("release"), parts.get("precision")
+    if digest is not None and not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
+        raise BadInput(
+            f"{digest!r} is not a digest",
+            file=file,
+            key=model,
+            remedy="write all 64 hexadecimal digits (`modelport versions` lists them), or null",
+        )
+    if precision is not None and precision not in list(Precision):
+        raise BadInput(
+            f"{precision!r} is not a precision",
+            file=file,
+            key=f"{model}.precision",
+            remedy=f"write {', '.join(Precision)}, or null to take what the release says",
+        )
+    return Entry(digest, None if precision is None else Precision(precision))
+
+
+def _logged(store: ObjectStore, model: str, precision: Precision | None = None) -> Version | None:
+    digest = desired(read_log(store, model))
+    return None if digest is None else Version(digest, precision)

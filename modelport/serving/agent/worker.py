@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from modelport.contract import RenderedRelease
 from modelport.errors import BadInput, ModelportError, Unavailable
 from modelport.release import Release
-from modelport.serving.agent.bringup import BadRelease, load, rendered, replay
+from modelport.serving.agent.bringup import BadRelease, load, prepare, replay
 from modelport.serving.agent.metrics import AgentMetrics
 from modelport.serving.agent.plan import Action, Bring, Forget, Memory, Remove, Seen, Switch, Verified, plan, surplus
 from modelport.serving.agent.releases import ReleaseCache
 from modelport.serving.agent.repository import Repository
 from modelport.serving.agent.triton import TritonServer
+from modelport.serving.agent.version import Version
 from modelport.serving.client import TritonRefused
 from modelport.serving.state import LoadedRelease, ModelState
 
@@ -70,16 +71,16 @@ class ModelWorker:
         self._gpu = gpu
         self._newcomer = newcomer
         self._memory = Memory(serving=cache.serving())
-        self._previous: str | None = None
-        self._up: dict[str, _Up] = {}
-        self._tries: dict[str, int] = {}
-        self._desired: str | None = None
+        self._previous: Version | None = None
+        self._up: dict[Version, _Up] = {}
+        self._tries: dict[Version, int] = {}
+        self._desired: Version | None = None
         self._told = False
         """Whether the source has said anything: that nothing is desired is known only then."""
-        self._pursued: str | None = None
+        self._pursued: Version | None = None
         self._outage: str | None = "the agent is starting"
         self._away = False
-        self._troubles: dict[str, str] = {}
+        self._troubles: dict[Version, str] = {}
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"agent-{model}", daemon=True)
@@ -105,10 +106,10 @@ class ModelWorker:
         """Whether it was told to end."""
         return self._stop.is_set()
 
-    def want(self, digest: str | None) -> None:
+    def want(self, version: Version | None) -> None:
         """Set the desired version, from any thread."""
-        if digest != self._desired or not self._told:
-            self._desired, self._told = digest, True
+        if version != self._desired or not self._told:
+            self._desired, self._told = version, True
             self._wake.set()
 
     def start(self) -> None:
@@ -186,7 +187,7 @@ class ModelWorker:
         desired = self._desired
         if desired == self._pursued:
             return
-        log.info("%s: desired release is %s", self.model, _short(desired))
+        log.info("%s: desired release is %s", self.model, desired or "none")
         self._pursued = desired
         # A refused release gets another chance only when something else was desired in between.
         self._memory = replace(self._memory, refused={}, not_before={})
@@ -205,74 +206,81 @@ class ModelWorker:
 
     def _act(self, action: Action) -> None:
         match action:
-            case Forget(digests):
-                log.warning("%s: Triton lost %s; loading again", self.model, ", ".join(map(_short, sorted(digests))))
-                kept = {digest: up for digest, up in self._memory.verified.items() if digest not in digests}
+            case Forget(versions):
+                log.warning("%s: Triton lost %s; loading again", self.model, ", ".join(sorted(map(str, versions))))
+                kept = {version: up for version, up in self._memory.verified.items() if version not in versions}
                 self._memory = replace(self._memory, verified=kept)
-            case Bring(digest):
-                self._bring(digest)
-            case Switch(digest):
-                self._switch(digest)
+            case Bring(version):
+                self._bring(version)
+            case Switch(version):
+                self._switch(version)
             case Remove(names):
                 self._remove(names)
 
-    def _bring(self, digest: str) -> None:
-        log.info("%s: bringing up release %s", self.model, _short(digest))
+    def _bring(self, version: Version) -> None:
+        log.info("%s: bringing up release %s", self.model, version)
         started = time.monotonic()
         name: str | None = None
         try:
-            release = self._obtain(digest)
-            to_load = rendered(release, self.model, gpu=self._gpu)
-            name = to_load.name
-            load(release, to_load, self._repository, self._triton)
-            replay(release, name, self._triton)
+            release = self._obtain(version)
+            bringup = prepare(release, self.model, precision=version.precision, gpu=self._gpu)
+            name = bringup.rendered.name
+            load(bringup, self._repository, self._triton)
+            replay(bringup, self._triton)
         except BadRelease as error:
-            self._refuse(digest, error.kind, error.message)
+            self._refuse(version, error.kind, error.message)
         except TritonRefused as error:
-            self._retry(digest, "load", error.message, tries=_LOAD_TRIES)
+            self._retry(version, "load", error.message, tries=_LOAD_TRIES)
         except ModelportError as error:
-            self._retry(digest, "store" if name is None else "triton", error.message)
+            self._retry(version, "store" if name is None else "triton", error.message)
         except OSError as error:
-            self._retry(digest, "disk", f"cannot write release {_short(digest)}: {error}")
+            self._retry(version, "disk", f"cannot write release {version}: {error}")
         except Exception as error:
-            log.exception("%s: unexpected failure with release %s", self.model, _short(digest))
-            self._retry(digest, "unexpected", f"unexpected failure with release {_short(digest)}: {error!r}")
+            log.exception("%s: unexpected failure with release %s", self.model, version)
+            self._retry(version, "unexpected", f"unexpected failure with release {version}: {error!r}")
         else:
-            self._tries.pop(digest, None)
-            self._troubles.pop(digest, None)
-            self._up[digest] = _Up(
-                to_load,
+            self._tries.pop(version, None)
+            self._troubles.pop(version, None)
+            self._up[version] = _Up(
+                bringup.rendered,
                 LoadedRelease(
-                    digest=digest, triton_name=name, task=release.manifest.task, classes=release.manifest.classes
+                    digest=version.digest,
+                    triton_name=name,
+                    task=release.manifest.task,
+                    classes=release.manifest.classes,
+                    thresholds=release.manifest.thresholds,
+                    precision=bringup.precision,
                 ),
             )
-            verified = Verified(name, frozenset(to_load.configs))
-            self._memory = replace(self._memory, verified={**self._memory.verified, digest: verified})
+            verified = Verified(name, frozenset(bringup.rendered.configs))
+            self._memory = replace(self._memory, verified={**self._memory.verified, version: verified})
             seconds = time.monotonic() - started
             self._metrics.bring_seconds.labels(self.model).observe(seconds)
-            log.info("%s: release %s is loaded and verified (%.1f s)", self.model, _short(digest), seconds)
+            log.info("%s: release %s is loaded and verified (%.1f s)", self.model, version, seconds)
             return
         if name is not None:
             self._take_down(name)
 
-    def _obtain(self, digest: str) -> Release:
+    def _obtain(self, version: Version) -> Release:
         try:
-            return self._cache.obtain(digest)
+            return self._cache.obtain(version.digest)
         except BadInput as error:
-            raise BadRelease("digest", f"release {_short(digest)} is corrupted: {error}") from None
+            raise BadRelease("digest", f"release {version} is corrupted: {error}") from None
 
     def _take_down(self, name: str) -> None:
         """Unload what a failed try has left; steps that the serving release shares stay."""
+        if any(name in release.needs for release in self._memory.verified.values()):
+            return  # the same under another version: asked for in the precision that the release has anyway
         try:
             self._triton.unload(name, dependents=True)
         except ModelportError as error:
             log.warning("%s: %s", self.model, error.message)
 
-    def _switch(self, digest: str) -> None:
+    def _switch(self, version: Version) -> None:
         """Point the alias at a release that has answered; when Triton will not, put back what was there."""
         before = self._repository.alias()
         try:
-            self._repository.write_alias(self._up[digest].rendered.alias_config)
+            self._repository.write_alias(self._up[version].rendered.alias_config)
             try:
                 self._triton.load(self.model)
             except TritonRefused:
@@ -280,21 +288,21 @@ class ModelWorker:
                     self._repository.write_alias(before)
                     self._triton.load(self.model)
                 raise
-            if digest != self._memory.serving:
+            if version != self._memory.serving:
                 self._previous = self._memory.serving
-                self._cache.note_serving(digest)
+                self._cache.note_serving(version)
         except ModelportError as error:
-            self._retry(digest, "triton", f"the alias cannot be switched: {error.message}")
+            self._retry(version, "triton", f"the alias cannot be switched: {error.message}")
         except OSError as error:
-            self._retry(digest, "disk", f"the alias cannot be written: {error}")
+            self._retry(version, "disk", f"the alias cannot be written: {error}")
         else:
-            self._tries.pop(digest, None)
-            self._troubles.pop(digest, None)
-            self._memory = replace(self._memory, serving=digest, aliased=digest)
-            log.info("%s: serving release %s", self.model, _short(digest))
+            self._tries.pop(version, None)
+            self._troubles.pop(version, None)
+            self._memory = replace(self._memory, serving=version, aliased=version)
+            log.info("%s: serving release %s", self.model, version)
 
     def _remove(self, names: frozenset[str]) -> None:
-        kept = {d: release for d, release in self._memory.verified.items() if not release.needs & names}
+        kept = {each: release for each, release in self._memory.verified.items() if not release.needs & names}
         self._memory = replace(self._memory, verified=kept)
         # Gateways read what is loaded from the state: it has to say so before the release goes.
         self._publish()
@@ -305,24 +313,24 @@ class ModelWorker:
             except (ModelportError, OSError) as error:
                 log.warning("%s: cannot remove %s: %s", self.model, name, error)
         wanted = (self._memory.serving, self._previous, self._pursued)
-        self._cache.keep(frozenset(digest for digest in wanted if digest is not None))
+        self._cache.keep(frozenset(each.digest for each in wanted if each is not None))
         log.info("%s: removed %s", self.model, ", ".join(sorted(names)))
 
-    def _refuse(self, digest: str, kind: str, message: str) -> None:
-        log.error("%s: release %s is refused: %s", self.model, _short(digest), message)
+    def _refuse(self, version: Version, kind: str, message: str) -> None:
+        log.error("%s: release %s is refused: %s", self.model, version, message)
         self._metrics.failures.labels(self.model, kind).inc()
-        self._memory = replace(self._memory, refused={**self._memory.refused, digest: message})
+        self._memory = replace(self._memory, refused={**self._memory.refused, version: message})
 
-    def _retry(self, digest: str, kind: str, message: str, tries: int | None = None) -> None:
-        count = self._tries[digest] = self._tries.get(digest, 0) + 1
+    def _retry(self, version: Version, kind: str, message: str, tries: int | None = None) -> None:
+        count = self._tries[version] = self._tries.get(version, 0) + 1
         if tries is not None and count >= tries:
-            self._refuse(digest, kind, message)
+            self._refuse(version, kind, message)
             return
         pause = min(_FIRST_PAUSE * 2 ** (count - 1), _LONGEST_PAUSE)
         log.warning("%s: %s; trying again in %.0f s", self.model, message, pause)
         self._metrics.failures.labels(self.model, kind).inc()
-        self._troubles[digest] = message
-        later = {**self._memory.not_before, digest: time.monotonic() + pause}
+        self._troubles[version] = message
+        later = {**self._memory.not_before, version: time.monotonic() + pause}
         self._memory = replace(self._memory, not_before=later)
 
     def _suffer(self, kind: str, message: str) -> None:
@@ -333,31 +341,36 @@ class ModelWorker:
         self._outage = message
         self._publish()
 
-    def _trouble(self, digest: str | None) -> str | None:
-        return None if digest is None else self._memory.refused.get(digest) or self._troubles.get(digest)
+    def _trouble(self, version: Version | None) -> str | None:
+        return None if version is None else self._memory.refused.get(version) or self._troubles.get(version)
 
     def _publish(self) -> None:
         memory = self._memory
-        self._up = {digest: up for digest, up in self._up.items() if digest in memory.verified}
+        self._up = {version: up for version, up in self._up.items() if version in memory.verified}
         serving = memory.aliased if memory.aliased in memory.verified and not self._away else None
         error = self._outage or self._trouble(self._pursued)
         if serving is None:
             error = error or self._trouble(memory.serving)
         content = ModelState(
-            desired=self._pursued,
-            serving=serving,
-            loaded=tuple(up.loaded for up in self._up.values()),
+            desired=_digest(self._pursued),
+            serving=_digest(serving),
+            loaded=self._loaded(serving),
             error=error,
             since=self._state.since,
         )
         if content != self._state:
-            self._metrics.show_serving(self.model, self._state.serving, serving)
+            self._metrics.show_serving(self.model, self._state.serving, content.serving)
             self._state = content.model_copy(update={"since": datetime.now(UTC)})
-        hopeless = all(digest is None or digest in memory.refused for digest in (memory.serving, self._pursued))
+        hopeless = all(each is None or each in memory.refused for each in (memory.serving, self._pursued))
         known = self._pursued is not None or self._told
         self._settled = serving is not None or (known and hopeless and self._outage is None)
         self._newcomer = self._newcomer and not self._settled
         self._metrics.converged.labels(self.model).set(serving is not None and serving == self._pursued)
+
+    def _loaded(self, serving: Version | None) -> tuple[LoadedRelease, ...]:
+        """One entry for each digest: of a release that is loaded in two precisions, the one that serves."""
+        last = sorted(self._up.items(), key=lambda item: item[0] == serving)
+        return tuple({up.loaded.digest: up.loaded for _, up in last}.values())
 
 
 def _releases_first(names: Collection[str]) -> list[str]:
@@ -365,5 +378,5 @@ def _releases_first(names: Collection[str]) -> list[str]:
     return sorted(names, key=lambda name: name.count("."))
 
 
-def _short(digest: str | None) -> str:
-    return "none" if digest is None else digest[:12]
+def _digest(version: Version | None) -> str | None:
+    return None if version is None else version.digest

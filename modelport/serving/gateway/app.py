@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from modelport.connection import Connection, Role
 from modelport.errors import BadInput
 from modelport.objects import ObjectStore
-from modelport.serving.gateway import routes
+from modelport.serving.gateway import page, routes
 from modelport.serving.gateway.keys import KeyRing
 from modelport.serving.gateway.metrics import GatewayMetrics
 from modelport.serving.gateway.middleware import HEADER, RequestNames
@@ -89,6 +89,7 @@ def create_app(settings: GatewaySettings, connection: Connection, resolve: Resol
     )
     app.include_router(routes.router)
     app.include_router(routes.operations)
+    page.mount(app, settings)
     app.add_exception_handler(ProblemError, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_validation)
     app.add_exception_handler(HTTPException, _on_http_error)

@@ -20,6 +20,18 @@ class GatewayMetrics:
             ["model", "status", "reason"],
             registry=self.registry,
         )
+        self.answers = Counter(
+            "modelport_gateway_answers",
+            "Answered predictions by the release that gave them (12 digits of its digest) and its arithmetic.",
+            ["model", "release", "precision"],
+            registry=self.registry,
+        )
+        self.unsure = Counter(
+            "modelport_gateway_unsure",
+            "Classifications that were less sure than their release's threshold.",
+            ["model"],
+            registry=self.registry,
+        )
         self.seconds = Histogram(
             "modelport_gateway_seconds",
             "Seconds of answered predictions by phase: decode, inference, total.",

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 
 from modelport.errors import ModelportError, Unavailable
 from modelport.imaging import ImageError, Pixels, decode
+from modelport.serving.answers import RENDERERS, Answer, Milliseconds, WrongOutputs, render
 from modelport.serving.client import TritonRefused, UnknownModel
-from modelport.serving.gateway.answers import RENDERERS, Milliseconds
 from modelport.serving.gateway.parts import Gateway
 from modelport.serving.gateway.problems import IMAGE_STATUS, ProblemError, Reason
 from modelport.serving.gateway.records import Record, summary_json
+from modelport.serving.gateway.releases import Loaded
 from modelport.serving.gateway.triton import DeadlineExceeded, tensors
 from modelport.serving.gateway.uploads import read_image
 from modelport.serving.state import LoadedRelease
@@ -41,6 +42,7 @@ class _Draft:
     model: str
     time: datetime = field(default_factory=lambda: datetime.now(UTC))
     release: str | None = None
+    precision: str | None = None
     input_sha256: str | None = None
     input_bytes: int | None = None
     width: int | None = None
@@ -51,7 +53,16 @@ class _Draft:
     total_ms: float | None = None
 
 
-async def predict(gateway: Gateway, request: Request, caller: str, model: str, with_overlay: bool) -> Response:
+@dataclass(frozen=True)
+class Asked:
+    """What a caller may choose."""
+
+    overlay: bool = False
+    release: str | None = None
+    """Beginning of a loaded release's digest; None: the one that answers now."""
+
+
+async def predict(gateway: Gateway, request: Request, caller: str, model: str, asked: Asked) -> Response:
     """Answer one request and leave its record, whatever happens.
 
     Raises:
@@ -62,7 +73,7 @@ async def predict(gateway: Gateway, request: Request, caller: str, model: str, w
     gateway.metrics.in_flight.inc()
     gateway.in_flight += 1
     try:
-        response = await _answered(gateway, request, draft, with_overlay)
+        response = await _answered(gateway, request, draft, asked)
         status, reason = 200, None
         return response
     except ProblemError as error:
@@ -77,11 +88,11 @@ async def predict(gateway: Gateway, request: Request, caller: str, model: str, w
             _record(gateway, draft, status, reason)
 
 
-async def _answered(gateway: Gateway, request: Request, draft: _Draft, with_overlay: bool) -> Response:
+async def _answered(gateway: Gateway, request: Request, draft: _Draft, asked: Asked) -> Response:
     settings = gateway.settings
     if gateway.in_flight > settings.max_in_flight:
         raise ProblemError(503, Reason.BUSY, "too many predictions are being worked on", retry_after=1)
-    await _active(gateway, draft.model)  # before the upload is read: nobody sends megabytes for a 404
+    await _chosen(gateway, draft.model, asked.release)  # before the upload is read: nobody sends megabytes for a 404
     data = await read_image(request, settings.max_bytes, settings.upload_seconds)
     started = time.perf_counter()
     draft.input_bytes = len(data)
@@ -99,35 +110,38 @@ async def _answered(gateway: Gateway, request: Request, draft: _Draft, with_over
         raise ProblemError(503, Reason.BUSY, "too many pixels are being worked on", retry_after=1)
     gateway.pixels_in_flight += pixels
     try:
-        return await _rendered(gateway, draft, decoded.inputs, image, with_overlay, started)
+        return await _rendered(gateway, draft, decoded.inputs, image, asked, started)
     finally:
         gateway.pixels_in_flight -= pixels
 
 
 async def _rendered(
-    gateway: Gateway, draft: _Draft, inputs: list[Any], image: Pixels, with_overlay: bool, started: float
+    gateway: Gateway, draft: _Draft, inputs: list[Any], image: Pixels, asked: Asked, started: float
 ) -> Response:
-    asked = time.perf_counter()
-    release, outputs = await _inferred(gateway, draft, inputs)
-    draft.release = release.digest
-    draft.inference_ms = _since(asked)
+    sent = time.perf_counter()
+    release, outputs = await _inferred(gateway, draft, inputs, asked.release)
+    draft.release, draft.precision = release.digest, release.precision.value
+    draft.inference_ms = _since(sent)
 
-    answer = await _in_thread(gateway, lambda: RENDERERS[release.task](outputs, image, release, with_overlay))
+    def work() -> Answer:
+        return render(release.task, outputs, image, release, asked.overlay)
+
+    try:
+        answer = await _in_thread(gateway, work)
+    except WrongOutputs as error:
+        log.error("request %s: release %s of %s: %s", draft.request_id, release.digest, draft.model, error.message)
+        message = f"the model gave what is no answer: {error.message}"
+        raise ProblemError(502, Reason.WRONG_OUTPUTS, message) from None
     draft.summary = summary_json(answer.summary)
+    gateway.metrics.answers.labels(draft.model, release.digest[:12], release.precision.value).inc()
+    if answer.summary.get("unsure"):
+        gateway.metrics.unsure.labels(draft.model).inc()
     draft.total_ms = _since(started)
     milliseconds = Milliseconds(decode=draft.decode_ms or 0.0, inference=draft.inference_ms, total=draft.total_ms)
     for phase, value in milliseconds:
         gateway.metrics.seconds.labels(draft.model, phase).observe(value / 1000)
-    body = answer.schema.model_validate(
-        {
-            "model": draft.model,
-            "release": release.digest,
-            "request_id": draft.request_id,
-            "width": draft.width,
-            "height": draft.height,
-            "milliseconds": milliseconds,
-            **answer.fields,
-        }
+    body = answer.complete(
+        model=draft.model, release=release, image=image, request_id=draft.request_id, milliseconds=milliseconds
     )
     return Response(body.model_dump_json(exclude_none=True), media_type="application/json")
 
@@ -152,44 +166,50 @@ async def _in_thread(gateway: Gateway, work: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(gateway.threads, work)
 
 
-async def _active(gateway: Gateway, model: str) -> tuple[LoadedRelease, tuple[str, ...]]:
+async def _chosen(gateway: Gateway, model: str, wanted: str | None) -> Loaded:
     """The release to ask, and the Tritons that have it; looks anew before it says that there is none."""
     for attempt in range(2):
         view = gateway.table.view(model)
-        if view is not None and view.active is not None:
-            if view.active.task not in RENDERERS:
-                message = f"this gateway has no answer for the task {view.active.task} yet"
+        if view is not None and (chosen := view.asked_for(wanted)):
+            if len(chosen) > 1:
+                message = f"{len(chosen)} loaded releases of {model} begin with {wanted}; write more of the digest"
+                raise ProblemError(422, Reason.AMBIGUOUS_RELEASE, message)
+            if chosen[0].release.task not in RENDERERS:
+                message = f"this gateway has no answer for the task {chosen[0].release.task} yet"
                 raise ProblemError(503, Reason.NO_RELEASE_READY, message, retry_after=60)
-            return view.active, view.at
+            return chosen[0]
         if attempt == 0:
             await gateway.table.refresh()
     view = gateway.table.view(model)
     if view is None:
         raise ProblemError(404, Reason.UNKNOWN_MODEL, f"there is no model {model!r}; GET /v1/models lists them")
+    if view.loaded and gateway.table.heard_all:
+        message = f"no loaded release of {model} begins with {wanted}; GET /v1/models/{model} lists those that are"
+        raise ProblemError(404, Reason.UNKNOWN_RELEASE, message)
     why = f": {view.error}" if view.error else ""
-    raise ProblemError(503, Reason.NO_RELEASE_READY, f"no release of {model} is ready{why}", retry_after=2)
+    what = "no release" if wanted is None else f"no release that begins with {wanted}"
+    raise ProblemError(503, Reason.NO_RELEASE_READY, f"{what} of {model} is ready{why}", retry_after=2)
 
 
 async def _inferred(
-    gateway: Gateway, draft: _Draft, inputs: list[Any]
+    gateway: Gateway, draft: _Draft, inputs: list[Any], wanted: str | None
 ) -> tuple[LoadedRelease, dict[str, NDArray[Any]]]:
-    """Outputs, and the release that gave them.
+    """Outputs, and the release that gave them, as the replica that did has it.
 
     A release that was just unloaded is replaced by the one after it, and replicas that are gone by those that are there
     instead, once.
     """
     deadline = time.monotonic() + gateway.settings.deadline
     for attempt in range(2):
-        release, at = await _active(gateway, draft.model)
+        chosen = await _chosen(gateway, draft.model, wanted)
         try:
-            outputs = await gateway.inference.infer(
-                release.triton_name,
+            place, outputs = await gateway.inference.infer(
                 inputs,
-                at=at,
+                at={place: release.triton_name for place, release in chosen.at.items()},
                 request_id=draft.request_id,
                 seconds=max(0.001, deadline - time.monotonic()),
             )
-            return release, outputs
+            return chosen.at[place], outputs
         except UnknownModel as error:
             if attempt == 0:
                 await gateway.table.refresh()
@@ -201,7 +221,7 @@ async def _inferred(
             if attempt == 0:
                 await gateway.table.refresh()
                 view = gateway.table.view(draft.model)
-                if view is not None and set(view.at) - set(at):
+                if view is not None and any(set(now.at) - set(chosen.at) for now in view.asked_for(wanted)):
                     continue
             log.warning("%s", error.message)
             raise ProblemError(503, Reason.SERVER_AWAY, "the model server is away", retry_after=2) from None

@@ -14,6 +14,8 @@ class Reason(StrEnum):
     UNAUTHORIZED = "unauthorized"
     NOT_FOUND = "not_found"
     UNKNOWN_MODEL = "unknown_model"
+    UNKNOWN_RELEASE = "unknown_release"
+    AMBIGUOUS_RELEASE = "ambiguous_release"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     INVALID_PARAMETER = "invalid_parameter"
     MALFORMED_UPLOAD = "malformed_upload"
@@ -31,6 +33,7 @@ class Reason(StrEnum):
     NO_RELEASE_READY = "no_release_ready"
     SERVER_AWAY = "server_away"
     INFERENCE_FAILED = "inference_failed"
+    WRONG_OUTPUTS = "wrong_outputs"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     INTERNAL = "internal"
 
@@ -77,13 +80,14 @@ IMAGE_STATUS: dict[ImageReason, int] = {
 DOCUMENTED: dict[int, str] = {
     400: "The upload is malformed, or the image is empty: malformed_upload, empty.",
     401: "No key, or one that nobody holds: unauthorized.",
-    404: "No such model: unknown_model.",
+    404: "No such model, or no such release of it is loaded: unknown_model, unknown_release.",
     408: "The upload took too long: upload_too_slow.",
     413: "More bytes or pixels than are taken: too_large, too_many_pixels.",
     415: "Neither JPEG nor PNG, or not a multipart upload: not_an_image, unsupported, not_multipart.",
-    422: "A damaged image, no field `image`, or a bad parameter: truncated, missing_image, invalid_parameter.",
+    422: "A damaged image, no field `image`, or a bad parameter: truncated, missing_image, invalid_parameter, "
+    "ambiguous_release.",
     500: "A fault of the gateway: internal.",
-    502: "The model failed on this input: inference_failed.",
+    502: "The model failed on this input, or gave what is no answer: inference_failed, wrong_outputs.",
     503: "Try again after Retry-After seconds: busy, no_release_ready, server_away.",
     504: "The inference took too long: deadline_exceeded.",
 }

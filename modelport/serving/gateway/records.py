@@ -44,6 +44,8 @@ class Record(BaseModel):
     model: str
     release: str | None = None
     """Digest of the release that answered."""
+    precision: str | None = None
+    """Arithmetic that it ran with."""
     input_sha256: str | None = None
     """Of the uploaded image file."""
     input_bytes: int | None = None
@@ -231,6 +233,7 @@ def to_parquet(records: Iterable[Record]) -> bytes:
             ("caller", text),
             ("model", text),
             ("release", text),
+            ("precision", text),
             ("input_sha256", text),
             ("input_bytes", arrow.int64()),
             ("width", arrow.int32()),

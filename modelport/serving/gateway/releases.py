@@ -31,6 +31,15 @@ class Heard:
 
 
 @dataclass(frozen=True)
+class Loaded:
+    """A release, and every Triton that has it loaded."""
+
+    release: LoadedRelease
+    at: Mapping[str, LoadedRelease]
+    """By host:port, what the agent there says of it: replicas may run it with another arithmetic."""
+
+
+@dataclass(frozen=True)
 class ModelView:
     """One model, as the replicas together see it."""
 
@@ -42,6 +51,14 @@ class ModelView:
     error: str | None
     at: tuple[str, ...] = ()
     """host:port of every Triton that has the active release loaded: requests go to these and to no other."""
+    loaded: tuple[Loaded, ...] = ()
+    """Every release that can be asked for, the active one first."""
+
+    def asked_for(self, beginning: str | None) -> list[Loaded]:
+        """The releases whose digest begins so; of None the active one."""
+        if beginning is None:
+            return [loaded for loaded in self.loaded if loaded.release == self.active]
+        return [loaded for loaded in self.loaded if loaded.release.digest.startswith(beginning)]
 
 
 def choose(heard: Sequence[Heard], before: Mapping[str, ModelView]) -> dict[str, ModelView]:
@@ -73,14 +90,25 @@ def _choose(model: str, heard: Sequence[Heard], before: ModelView | None) -> Mod
 
     best = max(releases, key=rank, default=None)
     everyone = [replica.state.models[model] for replica in knowing]
-    having = [r.triton for r in knowing if any(release.digest == best for release in r.state.models[model].loaded)]
+    loaded = _loaded(model, knowing)
+    chosen = None if best is None else loaded.pop(best)
     return ModelView(
-        active=None if best is None else releases[best],
+        active=None if chosen is None else chosen.release,
         desired=next((view.desired for view in everyone if view.desired), None),
         replicas=0 if best is None else counts[best],
         error=next((view.error for view in everyone if view.error), None),
-        at=tuple(dict.fromkeys(having)),
+        at=() if chosen is None else tuple(chosen.at),
+        loaded=(*([] if chosen is None else [chosen]), *(loaded[digest] for digest in sorted(loaded))),
     )
+
+
+def _loaded(model: str, replicas: Sequence[Heard]) -> dict[str, Loaded]:
+    """Every release that a replica has loaded, by digest."""
+    places: dict[str, dict[str, LoadedRelease]] = {}
+    for replica in replicas:
+        for release in replica.state.models[model].loaded:
+            places.setdefault(release.digest, {})[replica.triton] = release
+    return {digest: Loaded(next(iter(at.values())), at) for digest, at in places.items()}
 
 
 def remembered(
@@ -127,6 +155,12 @@ class ReleaseTable:
     def view(self, model: str) -> ModelView | None:
         """A model; None when there is none of this name, as far as is known."""
         return self.models.get(model) or self._unheard()
+
+    @property
+    def heard_all(self) -> bool:
+        """Whether every replica has said what it has: before that, absence is not known."""
+        there = self._there()
+        return bool(there) and self._states.keys() == set(there)
 
     async def run(self) -> None:
         """Look for ever."""

@@ -8,12 +8,24 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, Field
 
 from modelport.contract import Task
-from modelport.serving.gateway.answers import ClassInfo, SegmentPrediction, class_infos
+from modelport.contract.spec import Precision
+from modelport.serving.answers import AnyPrediction, ClassInfo, class_infos
+from modelport.serving.gateway.examples import EXAMPLES
 from modelport.serving.gateway.parts import Gateway
-from modelport.serving.gateway.predict import predict
+from modelport.serving.gateway.predict import Asked, predict
 from modelport.serving.gateway.problems import DOCUMENTED, Problem, ProblemError, Reason
 from modelport.serving.gateway.releases import ModelView
 from modelport.serving.gateway.uploads import IMAGE_FIELD
+
+
+class ReleaseInfo(BaseModel):
+    """A release that is loaded and verified, and can be asked for."""
+
+    digest: str = Field(description="The version; its beginning is enough for `?release=`.")
+    active: bool = Field(description="Whether it answers those who ask for no release.")
+    precision: Precision = Field(
+        description="Arithmetic that it runs with; where replicas differ, every answer names its own."
+    )
 
 
 class ModelInfo(BaseModel):
@@ -26,6 +38,7 @@ class ModelInfo(BaseModel):
     desired: str | None = Field(description="Digest of the release that should answer.")
     replicas: int = Field(description="Replicas that have the answering release loaded.")
     classes: list[ClassInfo] = Field(description="Label map of the answering release.")
+    releases: list[ReleaseInfo] = Field(description="Every release that can be asked for, the answering one first.")
     error: str | None = Field(description="Why the desired release does not answer, when it does not.")
 
 
@@ -132,8 +145,8 @@ async def get_model(gateway: CurrentGateway, _: Caller, name: ModelName) -> Mode
 @router.post(
     "/models/{name}/predict",
     summary="Predict on an image",
-    response_model=SegmentPrediction,
-    responses=_errors(*DOCUMENTED),
+    response_model=AnyPrediction,
+    responses={200: {"content": {"application/json": {"examples": EXAMPLES}}}, **_errors(*DOCUMENTED)},
     openapi_extra=_UPLOAD,
 )
 async def predict_image(
@@ -141,10 +154,17 @@ async def predict_image(
     gateway: CurrentGateway,
     caller: Caller,
     name: ModelName,
-    overlay: Annotated[bool, Query(description="Also return the image with its classes tinted.")] = False,
+    overlay: Annotated[bool, Query(description="Also return the image with the answer drawn into it.")] = False,
+    release: Annotated[
+        str | None,
+        Query(
+            pattern=r"^[0-9a-f]{6,64}$",
+            description="Digest of a loaded release, or its beginning; without it the one that answers now.",
+        ),
+    ] = None,
 ) -> Response:
     """Send an image, get the model's answer with the digest of the release that gave it."""
-    return await predict(gateway, request, caller, name, overlay)
+    return await predict(gateway, request, caller, name, Asked(overlay, release))
 
 
 @operations.get("/healthz", summary="Liveness")
@@ -189,5 +209,9 @@ def _info(name: str, view: ModelView) -> ModelInfo:
         desired=view.desired,
         replicas=view.replicas,
         classes=[] if release is None else class_infos(release),
+        releases=[
+            ReleaseInfo(digest=each.release.digest, active=each.release == release, precision=each.release.precision)
+            for each in view.loaded
+        ],
         error=view.error,
     )

@@ -52,14 +52,13 @@ class Inference:
         await self.keep(())
 
     async def infer(
-        self, name: str, inputs: Sequence[Any], *, at: Sequence[str], request_id: str, seconds: float
-    ) -> dict[str, NDArray[Any]]:
-        """Outputs of a release by name, from the first replica in turn that has it.
+        self, inputs: Sequence[Any], *, at: Mapping[str, str], request_id: str, seconds: float
+    ) -> tuple[str, dict[str, NDArray[Any]]]:
+        """Outputs of a release by name, from the first replica in turn that has it; and which that was, host:port.
 
         Args:
-            name: Triton's name of the release.
             inputs: made by `tensors`.
-            at: host:port of the Tritons that have it.
+            at: Triton's name of the release, by host:port of the Tritons that have it.
             request_id: appears in Triton's log.
             seconds: all that may be spent.
 
@@ -71,8 +70,10 @@ class Inference:
         """
         deadline = time.monotonic() + seconds
         failure: ModelportError = Unavailable("there is no Triton to ask")
-        first = next(self._turn) % max(1, len(at))
-        for url in [*at[first:], *at[:first]]:
+        urls = list(at)
+        first = next(self._turn) % max(1, len(urls))
+        for url in [*urls[first:], *urls[:first]]:
+            name = at[url]
             left = deadline - time.monotonic()
             try:
                 async with self._client(url) as client:
@@ -90,7 +91,7 @@ class Inference:
                 answered = result.get_response().model_name
                 if answered != name:
                     raise Unavailable(f"Triton answered for {answered!r} when asked for {name!r}")
-                return outputs_of(result)
+                return url, outputs_of(result)
         raise failure
 
     async def is_ready(self, name: str, at: Sequence[str]) -> bool:

@@ -1,0 +1,139 @@
+"""What training through the harness costs: Ray Train beside a plain torch loop, and two workers beside one.
+
+Each way trains dry_wet's network on the same drawn pictures with the same batch, in a process of its own. The ways take
+turns (A B C D, B C D A, ...). An epoch counts as a whole, with evaluation and checkpoint; each process's first one does
+not count.
+
+    .venv/bin/python benchmarks/training_throughput.py [--rounds 3] [--images 384]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from modelport.contract import ModelFolder, apply_overrides, find_model
+from modelport.data import load_dataset
+from modelport.learning import Classification, Views, classifier
+from modelport.learning.learner import Learner, learning_rate
+from modelport.training import load_entry, start
+
+ROOT = Path(__file__).parents[1]
+VIEWS = Views(rim="reflection")
+PLAIN, HARNESS, ALONE, TOGETHER = (
+    "plain torch, 2 threads",
+    "harness, 1 worker of 2 threads",
+    "harness, 1 worker of 1 thread",
+    "harness, 2 workers of 1 thread",
+)
+WAYS = {PLAIN: (0, 2), HARNESS: (1, 2), ALONE: (1, 1), TOGETHER: (2, 1)}
+"""Workers (none is the plain loop) and threads of each."""
+
+
+def main() -> None:
+    """Measure, print a table, and write it as JSON where asked."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3, help="trainings of each way")
+    parser.add_argument("--epochs", type=int, default=4, help="epochs of each training")
+    parser.add_argument("--images", type=int, default=384, help="pictures to draw")
+    parser.add_argument("--out", type=Path, help="write the numbers to this JSON file")
+    parser.add_argument("--one", nargs=2, metavar=("WAY", "PROJECT"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.one:
+        print(json.dumps(epochs_of(options.one[0], Path(options.one[1]), options.epochs)))
+        return
+    found: dict[str, list[float]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory(prefix="modelport-") as temporary:
+        project = Path(temporary)
+        (project / "models").mkdir()
+        subprocess.run(["cp", "-r", str(ROOT / "models" / "dry_wet"), str(project / "models")], check=True)
+        draw(project / "data", options.images)
+        for turn in range(options.rounds):
+            order = [list(WAYS)[(place + turn) % len(WAYS)] for place in range(len(WAYS))]
+            for way in order:
+                command = [sys.executable, __file__, "--one", way, temporary, "--epochs", str(options.epochs)]
+                answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+                found[way] += json.loads(answer.splitlines()[-1])[1:]
+                print(
+                    f"  {way:<34}{statistics.median(found[way]):>8.1f} images/s  load {os.getloadavg()[0]:.1f}",
+                    flush=True,
+                )
+    medians = {way: statistics.median(values) for way, values in found.items()}
+    ratios = {
+        "harness / plain torch": medians[HARNESS] / medians[PLAIN],
+        "two workers / one": medians[TOGETHER] / medians[ALONE],
+    }
+    for name, value in {**medians, **ratios}.items():
+        print(f"{name:<36}{value:>8.3f}" if name in ratios else f"{name:<36}{value:>8.1f} images/s")
+    if options.out:
+        options.out.write_text(json.dumps({"images_per_second": medians, "ratios": ratios}, indent=2) + "\n")
+
+
+def draw(data: Path, count: int) -> None:
+    """A dataset of drawn pictures, half of them wet; a few are held out because a dataset has such."""
+    picture = load_entry(ROOT / "models" / "dry_wet", "sample").draw
+    for number in range(count):
+        wet = number % 2 == 1
+        folder = data / ("validation" if number < count // 16 else "train") / ("wet" if wet else "dry")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(wet, np.random.default_rng(number))).save(folder / f"{number:04}.jpg")
+
+
+def epochs_of(way: str, project: Path, epochs: int) -> list[float]:
+    """Images a second in each epoch of one training."""
+    workers, threads = WAYS[way]
+    folder = find_model("dry_wet", project)
+    if not workers:
+        return plain(folder, project, epochs, threads)
+    overrides = [f"train.epochs={epochs}", f"train.workers.cpus={threads}"]
+    result = start(folder, str(project / "data"), overrides=overrides, workers=workers, again=True)
+    return [record["examples"] / record["seconds"] for record in result.epochs]
+
+
+def plain(folder: ModelFolder, project: Path, epochs: int, threads: int) -> list[float]:
+    """The same training as somebody would write it in torch alone."""
+    torch.set_num_threads(threads)
+    spec = apply_overrides(folder.spec, [f"train.epochs={epochs}"])
+    dataset = load_dataset(str(project / "data"), spec, store=None, cache=project / "cache")
+    parameters = spec.train.parameters
+    run: Any = SimpleNamespace(
+        spec=spec,
+        parameters=parameters,
+        seed=0,
+        device=torch.device("cpu"),
+        train=dataset.train,
+        selection=dataset.selection,
+    )
+    task = Classification(run, VIEWS)
+    learner = Learner(classifier("small", 2), float(parameters["weight_decay"]))
+    size, rates = int(parameters["batch_size"]), []
+    steps = len(dataset.train) // size
+    for epoch in range(epochs):
+        began = time.monotonic()
+        order = np.random.default_rng((0, epoch)).permutation(len(dataset.train)).tolist()
+        learner.network.train()
+        for step in range(steps):
+            loss = task.loss(learner.network, order[step * size : (step + 1) * size], epoch)
+            number = epoch * steps + step
+            peak = float(parameters["learning_rate"])
+            learner.step(loss, learning_rate(number / (epochs * steps), peak), number)
+        with torch.no_grad():
+            task.evaluate(learner.average.eval())
+        torch.save(learner.state(), project / "plain.pt")
+        rates.append(len(dataset.train) / (time.monotonic() - began))
+    return rates
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""What is served, as three torch modules that are exported as they are: preprocess, network, postprocess."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from modelport.contract import load_spec
+from modelport.learning.detect import detection_pipeline
+from modelport.learning.yolo import Yolo11
+from modelport.release import Pipeline
+
+
+def pipeline(checkpoint: Path, *, parameters: Mapping[str, Any]) -> Pipeline:
+    """Modules to serve, from the folder that holds `checkpoint.pt` of the best epoch."""
+    classes = load_spec(Path(__file__).parent).classes
+    network = Yolo11(str(parameters["architecture"]), len(classes))
+    return detection_pipeline(checkpoint, network, size=int(parameters["size"]), score=float(parameters["score"]))

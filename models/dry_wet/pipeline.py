@@ -1,0 +1,18 @@
+"""What is served, as three torch modules that are exported as they are: preprocess, network, postprocess."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from modelport.contract import load_spec
+from modelport.learning import classification_pipeline, classifier
+from modelport.release import Pipeline
+
+
+def pipeline(checkpoint: Path, *, parameters: Mapping[str, Any]) -> Pipeline:
+    """Modules to serve, from the folder that holds `checkpoint.pt` of the best epoch."""
+    classes = load_spec(Path(__file__).parent).classes
+    network = classifier(str(parameters["network"]), len(classes))
+    return classification_pipeline(
+        checkpoint, network, size=int(parameters["size"]), unsure=float(parameters["unsure_below"])
+    )

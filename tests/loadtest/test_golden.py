@@ -9,14 +9,13 @@ import pytest
 
 # Tests are not packages: the builder of tiny releases lies beside the tests of serving.
 sys.path.insert(0, str(Path(__file__).parents[1] / "serving"))
-import tiny_tasks as tiny
-
 from modelport.contract import TASKS, Task
 from modelport.imaging import decode
 from modelport.loadtest import Golden, gateway_outputs
 from modelport.release import Release
 from modelport.serving import LoadedRelease
 from modelport.serving.answers import Milliseconds, render
+from tests.serving import tiny_tasks as tiny
 
 KNOBS = {Task.DETECT: 0.3, Task.CLASSIFY: 4.0}
 

@@ -1,7 +1,6 @@
 """A gateway over a real Triton with a model of each task, in two versions, and a browser."""
 
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +10,12 @@ from playwright.sync_api import BrowserContext
 
 from modelport.contract import Task
 from modelport.objects import ObjectStore
+from tests.page import tiny_tasks
+from tests.page.reader import Reader, chromium
+from tests.serving import tiny_release as tiny
 from tests.serving.conftest import Gateway, Stand, Starter, stand
+from tests.serving.waiting import until
 from tools.browser import HOW, find_browser
-
-# Tests are not packages: modules that they share lie beside them, the builder of tiny releases with those of serving.
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "serving")]
-import tiny_release as tiny  # noqa: E402
-import tiny_tasks  # noqa: E402
-from reader import Reader, chromium  # noqa: E402
-from waiting import until  # noqa: E402
 
 __all__ = ["stand"]
 

@@ -7,16 +7,16 @@ import io
 import httpx
 import numpy as np
 import pytest
-import tiny_release as tiny
-from conftest import NOT_READY, Site
 from PIL import Image
 from playwright.sync_api import expect
-from reader import Reader
 
 from modelport.contract import Task
 from modelport.imaging import encode_png
 from modelport.serving import new_key
 from modelport.serving.gateway.page import CAUTION
+from tests.page.conftest import NOT_READY, Site
+from tests.page.reader import Reader
+from tests.serving import tiny_release as tiny
 
 
 def jpeg(pixels: np.ndarray) -> bytes:

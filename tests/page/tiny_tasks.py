@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 import onnx.parser
-import tiny_release as tiny
 from numpy.typing import NDArray
 
 from modelport.contract import ClassSpec, Task
 from modelport.imaging import encode_png
 from modelport.release import FP32, Graph, ReleaseManifest
 from modelport.release.replay import tolerances_for
+from tests.serving import tiny_release as tiny
 
 _HEAD = '<ir_version: 10, opset_import: ["" : 18]>\n'
 SURE = 0.8

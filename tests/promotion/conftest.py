@@ -1,7 +1,6 @@
 """One model of its own for every test of promotion, on the shared store and registry."""
 
 import hashlib
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +8,8 @@ import pytest
 
 from modelport.connection import Connection
 from modelport.imaging import encode_png
-
-# Tests are not packages: modules that they share lie beside them, the builder of tiny releases with those of serving.
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "serving")]
-import tiny_release as tiny  # noqa: E402
-from promotion_bench import MODEL_YAML, Bench  # noqa: E402
+from tests.promotion.promotion_bench import MODEL_YAML, Bench
+from tests.serving import tiny_release as tiny
 
 
 @pytest.fixture

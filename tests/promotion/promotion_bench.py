@@ -6,8 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import tiny_release as tiny
-
 from modelport.connection import Connection, Role
 from modelport.objects import ObjectStore
 from modelport.promotion import Changed, Evidence, LogEntry, desired, gate, promote, read_log
@@ -15,6 +13,7 @@ from modelport.promotion.log import append
 from modelport.promotion.mirror import sync
 from modelport.release import RELEASES, TRAINING_DATA_FILE, Registry, Release, canonical_json, sha256, staging_prefix
 from modelport.release.store import write_release
+from tests.serving import tiny_release as tiny
 
 MODEL_YAML = """\
 name: {name}

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tiny_tasks as tiny
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -16,6 +15,7 @@ from modelport.data import Split, load_heldout
 from modelport.errors import BadInput
 from modelport.promotion.comparison import Comparison, Missing, Way, compare_variants, judge
 from modelport.release import Release, Runtime
+from tests.promotion import tiny_tasks as tiny
 
 REDS = (0.1, 0.2, 0.3, 0.4, 0.47, 0.55, 0.6, 0.7, 0.8, 0.9)
 LABELS = (0, 0, 0, 0, 0, 1, 1, 1, 1, 1)

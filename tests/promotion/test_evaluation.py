@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_tasks as tiny
 from sklearn.metrics import roc_auc_score
 
 from modelport.contract import Task
@@ -12,6 +11,7 @@ from modelport.errors import BadInput, GateFailed
 from modelport.promotion.evaluation import evaluate
 from modelport.promotion.gate_job import Findings, Job
 from modelport.release import Release, Runtime, Tolerance
+from tests.promotion import tiny_tasks as tiny
 
 REDS = (0.1, 0.2, 0.3, 0.4, 0.47, 0.6, 0.7, 0.8, 0.45, 0.9)
 LABELS = (0, 0, 0, 0, 0, 1, 1, 1, 1, 1)

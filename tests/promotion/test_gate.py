@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_release as tiny
-from promotion_bench import BAD, CLOSE, GOOD, WORSE, Bench
 
 from modelport.connection import Role
 from modelport.contract import ClassSpec
@@ -20,6 +18,8 @@ from modelport.objects import ObjectStore
 from modelport.promotion import Evidence, read_log
 from modelport.promotion.isolation import REFUSED, REFUSED_PREFIX
 from modelport.release import TRAINING_DATA_FILE, Release, Runtime, Tolerance, canonical_json, staging_prefix
+from tests.promotion.promotion_bench import BAD, CLOSE, GOOD, WORSE, Bench
+from tests.serving import tiny_release as tiny
 
 
 def test_evidence(bench: Bench) -> None:

@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
-from promotion_bench import BAD, CLOSE, GOOD, Bench
 
 from modelport.connection import Role
 from modelport.errors import GateFailed
 from modelport.objects import ObjectStore
 from modelport.promotion import Pins, desired, read_log, rollback, status, versions
+from tests.promotion.promotion_bench import BAD, CLOSE, GOOD, Bench
 
 
 def beat(bench: Bench, serving: str | None, *, replica: str = "r0", age: float = 0, error: str | None = None) -> None:

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from promotion_bench import CLOSE, GOOD, Bench
 
 from modelport.connection import Role
 from modelport.errors import BadInput, Conflict, GateFailed, ModelportError, Refused
@@ -17,6 +16,7 @@ from modelport.objects import ObjectStore
 from modelport.promotion import LogEntry, Pins, desired, read_log, read_pins, rollback
 from modelport.promotion.log import append, log_key
 from modelport.release import MANIFEST_FILE, Release, sha256, staging_prefix
+from tests.promotion.promotion_bench import CLOSE, GOOD, Bench
 
 
 def test_promote(bench: Bench) -> None:

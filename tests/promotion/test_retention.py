@@ -3,13 +3,13 @@
 from datetime import timedelta
 
 import pytest
-from promotion_bench import CLOSE, GOOD, Bench
-from test_mirror_and_status import beat
 
 from modelport.connection import Role
 from modelport.errors import BadInput, Unavailable
 from modelport.promotion import Collected, Pins, collect_garbage, desired, read_log, rollback
 from modelport.release import MANIFEST_FILE, Release, staging_prefix
+from tests.promotion.promotion_bench import CLOSE, GOOD, Bench
+from tests.promotion.test_mirror_and_status import beat
 
 
 def collect(bench: Bench, **options: object) -> Collected:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import tiny_release as tiny
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -20,6 +19,7 @@ from modelport.contract.spec import parse_spec
 from modelport.imaging import encode_png
 from modelport.release import FP32, TRAINING_DATA_FILE, Graph, Release, Tolerance, canonical_json, sha256, step_names
 from modelport.release.store import write_release
+from tests.serving import tiny_release as tiny
 
 SIDE = 64
 BOX = (8, 16, 40, 48)

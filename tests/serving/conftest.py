@@ -25,11 +25,8 @@ from modelport.release import ReleaseManifest
 from modelport.serving import ReplicaState, hash_key, new_key
 from modelport.serving.agent.triton import TritonServer
 from modelport.serving.client import TritonRefused
-
-# Tests are not packages; their builder of releases is a module beside them.
-sys.path.insert(0, str(Path(__file__).parent))
-import tiny_release as tiny
-from waiting import until
+from tests.serving import tiny_release as tiny
+from tests.serving.waiting import until
 
 ADMIN_KEY = "admin-key-of-these-tests"
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny_int8
-import tiny_release as tiny
-from waiting import until
 
 from modelport.connection import Role
 from modelport.errors import ModelportError
 from modelport.serving import Heartbeat
+from tests.serving import tiny_int8
+from tests.serving import tiny_release as tiny
+from tests.serving.waiting import until
 
 
 def test_a_swap_serves_the_new_release_and_keeps_shared_steps(stand, start) -> None:

@@ -5,12 +5,12 @@ import json
 
 import numpy as np
 import pytest
-import tiny_tasks as tiny
 
 from modelport.contract import ClassSpec, Task
 from modelport.imaging import Pixels, decode, draw_boxes, draw_caption
 from modelport.serving import LoadedRelease
 from modelport.serving.answers import Milliseconds, WrongOutputs, parse_prediction, render
+from tests.serving import tiny_tasks as tiny
 
 IMAGE = np.full((120, 160, 3), 90, np.uint8)
 BOXES = np.array([[100, 70, 140, 110], [20.25, 30.5, 60.75, 90]], np.float32)

@@ -13,14 +13,14 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import numpy as np
 import pytest
-import tiny_release as tiny
 from PIL import Image
-from waiting import until
 
 from modelport.imaging import decode, decode_mask, encode_png
 from modelport.serving import hash_key, new_key
 from modelport.serving.answers import parse_prediction
 from modelport.serving.gateway.problems import DOCUMENTED, Problem, Reason
+from tests.serving import tiny_release as tiny
+from tests.serving.waiting import until
 
 
 def png(pixels: np.ndarray) -> bytes:

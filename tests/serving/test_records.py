@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import tiny_release as tiny
-from waiting import until
 
 from modelport.errors import Conflict
 from modelport.imaging import encode_png
 from modelport.release import sha256
 from modelport.serving.gateway.metrics import GatewayMetrics
 from modelport.serving.gateway.records import Record, Spool, objects_of, parse_segment, to_parquet
+from tests.serving import tiny_release as tiny
+from tests.serving.waiting import until
 
 
 def record(number: int = 0, model: str = "m", day: int = 1) -> Record:

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 from tritonclient.grpc import service_pb2, service_pb2_grpc
-from waiting import until
 
 from modelport.connection import Connection, Role
 from modelport.contract import ClassSpec, Task
@@ -28,6 +27,7 @@ from modelport.serving import LoadedRelease, ModelState, ReplicaState, hash_key,
 from modelport.serving.gateway.app import create_app
 from modelport.serving.gateway.replicas import Place, Replica, places, resolve
 from modelport.serving.gateway.settings import GatewaySettings
+from tests.serving.waiting import until
 
 NAME = "triton-replicas.serving.svc"
 

@@ -15,9 +15,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import tiny_tasks as tiny
-from conftest import Agent, Gateway, Stand, Starter
-from waiting import until
 
 from modelport.connection import Connection
 from modelport.contract import Task, parse_spec
@@ -29,6 +26,9 @@ from modelport.local.served import look_at_answers
 from modelport.promotion.log import Action, LogEntry, append, read_log
 from modelport.release import RELEASES, Release, ReleaseManifest, sha256
 from modelport.serving.predicting import Unanswered, Via, asking
+from tests.serving import tiny_tasks as tiny
+from tests.serving.conftest import Agent, Gateway, Stand, Starter
+from tests.serving.waiting import until
 
 KNOBS = {Task.DETECT: 0.3, Task.CLASSIFY: 4.0}
 MODELS = {task: f"tasks_{task}" for task in Task}

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 
 import numpy as np
-import tiny_release as tiny
 from onnx import TensorProto, helper, numpy_helper
 
 from modelport.contract import Task
 from modelport.imaging import decode
 from modelport.release import INT8, Graph, ReleaseManifest, tolerances_for
 from modelport.release.quantize import quantize
+from tests.serving import tiny_release as tiny
 
 INT8_FILE = "network/int8.onnx"
 

@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
-from tiny_release import SIZE, image, preprocess
 
 from modelport.contract import TASKS, ClassSpec, Task
 from modelport.imaging import encode_png
@@ -25,6 +24,7 @@ from modelport.release import (
     step_names,
     tolerances_for,
 )
+from tests.serving.tiny_release import SIZE, image, preprocess
 
 CLASSES = (ClassSpec(name="red", color="#ff0000"), ClassSpec(name="blue", color="#0000ff"))
 BREAKING = 150

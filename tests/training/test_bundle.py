@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import wait_for
 
 from modelport.connection import Connection, Role
 from modelport.contract import ModelFolder
@@ -23,6 +22,7 @@ from modelport.local.ports import free_ports
 from modelport.objects import ObjectStore
 from modelport.release import Registry, Release, staging_prefix
 from modelport.training.session import end_session
+from tests.training.conftest import wait_for
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "release"))
 import redness

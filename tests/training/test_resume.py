@@ -11,12 +11,12 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import Program, Service, Tiny, wait_for
 
 from modelport.connection import Connection, Role
 from modelport.contract import find_model
 from modelport.data import push
 from modelport.objects import ObjectStore
+from tests.training.conftest import Program, Service, Tiny, wait_for
 
 TOLERANCE = 1e-6
 SLOW = {"overrides": ["train.pause=0.15"]}

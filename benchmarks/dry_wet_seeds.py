@@ -3,7 +3,7 @@
 Each seed is a training through the harness, a release, and the gate's own measurement of its exported graphs, in a
 temporary project without a platform:
 
-    .venv/bin/python benchmarks/dry_wet_seeds.py --data PATH/road [--seeds 5] [--set train.epochs=10]
+    .venv/bin/python benchmarks/dry_wet_seeds.py --data PATH/road [--seeds 0 1 2 3 4] [--set train.epochs=10]
 """
 
 import argparse

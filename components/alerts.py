@@ -56,7 +56,7 @@ def model_rules(objective: Objective, runbooks: str = RUNBOOKS) -> Rule:
     failed = f'modelport_gateway_requests_total{{model="{model}",status=~"5.."}}'
     buckets = f'modelport_gateway_seconds_bucket{{model="{model}",phase="total"}}'
     converged = f'modelport_agent_converged{{model="{model}"}}'
-    refused = f'modelport_agent_failures_total{{model="{model}",reason=~"digest|manifest|load|replay"}}'
+    refused = f'modelport_agent_failures_total{{model="{model}",reason=~"digest|manifest|precision|load|replay"}}'
 
     def rule(
         name: str, expression: str, wait: str, severity: Severity, summary: str, text: str, runbook: Runbook

@@ -25,7 +25,6 @@ def push(name: str, path: str) -> None:
     from modelport.connection import Connection, Role
     from modelport.data import push as push_dataset
     from modelport.objects import ObjectStore
-    from modelport.project import project_root, state_folder
 
     spec = _spec_of_dataset(name)
     store = ObjectStore.connect(Connection.load(), Role.PROMOTER)
@@ -34,7 +33,8 @@ def push(name: str, path: str) -> None:
         if done % 500 == 0 and done < total:
             click.echo(f"{done}/{total} files", err=True)
 
-    result = push_dataset(name, path, spec, store, progress, cache=state_folder(project_root()) / "cache")
+    # A zip is unpacked for this push only: what it holds out must not stay on a laptop.
+    result = push_dataset(name, path, spec, store, progress)
     for remark in result.remarks:
         click.echo(f"note: {remark}", err=True)
     click.echo(f"{result.train} examples to train and select with, {result.heldout} held out")

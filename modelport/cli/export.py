@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from modelport.release import Release
 
 _DIGEST = r"[0-9a-f]{64}"
+_MOST_WORKERS = 256
+"""That ``model.yaml`` allows."""
 
 
 @click.command()
@@ -32,8 +34,8 @@ _DIGEST = r"[0-9a-f]{64}"
 @click.option(
     "--data",
     "data_uri",
-    help="Dataset that the release was trained on: int8 is calibrated on its training split, --compare measures on its "
-    "selection split. [default: the one that model.yaml names, on S3]",
+    help="Where the data that the release was trained on lie: int8 is calibrated on their training split, --compare "
+    "measures on their selection split. Other data are refused. [default: on S3, in the version of the training]",
 )
 @click.option(
     "--threads", type=click.IntRange(1, 64), default=1, show_default=True, help="Threads that --compare uses."
@@ -89,10 +91,11 @@ def _check_options(precision: str | None, kind: str | None, out: Path | None, co
 
 
 def _make_int8(release: "Release", connection: "Connection", store: "ObjectStore", data_uri: str | None) -> None:
+    from modelport.contract import Precision
     from modelport.project import state_folder
     from modelport.release import stage, with_int8
 
-    dataset, _, uri = _dataset(release, connection, store, data_uri)
+    dataset, spec, uri = _dataset(release, connection, store, data_uri)
     name = release.manifest.model
     made = with_int8(release, dataset.train, state_folder() / "releases" / name)
     built = stage(made, connection)
@@ -101,6 +104,10 @@ def _make_int8(release: "Release", connection: "Connection", store: "ObjectStore
     click.echo(f"network   {before / 1e6:.2f} MB in fp32, {after / 1e6:.2f} MB in int8")
     click.echo(f"worth it? modelport export {name} {built.digest[:12]} --compare --data {uri}")
     click.echo(f"next      modelport gate {name} {built.digest[:12]} --data {uri}")
+    click.echo(f"served    in {spec.serve.precision}, as the release's own model.yaml says (serve.precision)")
+    if spec.serve.precision is not Precision.INT8:
+        click.echo(f"          for int8: `modelport:models.{name}.serve.precision: int8` in the stack,")
+        click.echo("          or `serve: {precision: int8}` in model.yaml before the next training")
 
 
 def _write(
@@ -151,7 +158,7 @@ def _compare(
         spec,
         [way(each) if isinstance(each, Engine) else Missing(each.name, each.why) for each in engines(release, threads)],
         dataset.selection,
-        split_name="selection split",
+        split_name=_selection_name(release, spec),
         images=images,
         inputs=inputs,
         threads=threads,
@@ -186,12 +193,50 @@ def _found(store: "ObjectStore", connection: "Connection", model: str, name: str
 def _dataset(
     release: "Release", connection: "Connection", store: "ObjectStore", data_uri: str | None
 ) -> "tuple[Dataset, ModelSpec, str]":
-    """Training's side of the dataset, divided as the release's own ``model.yaml`` says; with where it lies."""
+    """Training's side of the release's data, divided as its own ``model.yaml`` says; with where they lie.
+
+    Raises:
+        BadInput: the data are not there, or are not those that the release was trained on.
+    """
     from modelport.contract import parse_spec
     from modelport.data import dataset_uri, load_dataset
+    from modelport.data.address import Kind, manifest_key
+    from modelport.errors import BadInput
     from modelport.project import state_folder
 
     spec = parse_spec(release.read("model.yaml").decode(), release.folder / "model.yaml")
-    uri = data_uri or dataset_uri(connection.bucket, spec.data.name)
+    digest = release.manifest.data_digest
+    uri = data_uri or dataset_uri(connection.bucket, spec.data.name, digest)
+    if data_uri is None and not store.exists(manifest_key(Kind.DATASETS, spec.data.name, digest)):
+        raise BadInput(
+            "the data that the release was trained on are not there", file=uri, remedy="say where they lie, with --data"
+        )
     dataset = load_dataset(uri, spec, store=store, cache=state_folder() / "cache")
+    if dataset.digest != digest:
+        raise BadInput(
+            f"is version {dataset.digest[:12]} of the data; release {release.digest[:12]} was trained on {digest[:12]}",
+            file=uri,
+            key="--data",
+            remedy=f"give that version; on S3 it is {dataset_uri(connection.bucket, spec.data.name, digest)}",
+        )
     return dataset, spec, uri
+
+
+def _selection_name(release: "Release", spec: "ModelSpec") -> str:
+    """What a report calls the selection split.
+
+    A release does not carry what ``--set`` said of the seed and the share when it was trained. Where they were those of
+    its ``model.yaml``, its run key says so: it is a hash of these and of all else that decided the training.
+    """
+    from modelport.training.identity import run_key
+
+    made = release.manifest
+    train = spec.train.model_copy(update={"parameters": made.parameters})
+    trained = spec.model_copy(update={"train": train})
+    keys = (run_key(trained, made.code_digest, made.data_digest, workers) for workers in range(1, _MOST_WORKERS + 1))
+    if made.run_key in keys:
+        return "selection split"
+    return (
+        f"selection split that model.yaml gives (seed {spec.train.seed}, share {spec.data.selection_fraction:g}; the "
+        "training may have had another, and have learned from some of these images)"
+    )

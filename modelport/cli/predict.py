@@ -38,9 +38,8 @@ _SHORT = 12
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "int8"]),
-    default="fp32",
-    show_default=True,
-    help="Arithmetic of a release in this process; servers have their own.",
+    help="Arithmetic of a release in this process; servers have their own. [default: what the release's model.yaml "
+    "says, if the release carries it, else fp32]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line: the gateway's, and the image.")
 def predict(
@@ -49,7 +48,7 @@ def predict(
     via: str | None,
     release: str | None,
     overlay: str | None,
-    precision: str,
+    precision: str | None,
     as_json: bool,
 ) -> None:
     """Ask model NAME about each IMAGE, a JPEG or PNG file.

@@ -20,7 +20,8 @@ CONFIG_FILE = "config.pbtxt"
 NETWORK = "network"
 """The step that learned, and that exists in more than one precision."""
 ENGINE_CACHE = "/tmp/modelport-engines"  # noqa: S108  Triton's own container, which nobody else writes to
-"""Folder of TensorRT's plans in Triton's container."""
+"""How the folders of TensorRT's plans begin, one for each graph, in Triton's container."""
+_TIMING_CACHE = "/tmp"  # noqa: S108  the same
 _WORKSPACE_BYTES = 1 << 30
 
 
@@ -126,6 +127,10 @@ def render(
 
     A step's name carries a hash of its graph and its configuration, so that releases share what did not change and
     never what did.
+
+    fp16 on a GPU is the one arithmetic that is served without having been gated: it exists only where it runs. The gate
+    measured the fp32 graph that TensorRT makes it of; before a replica is ready its answers to the golden images are
+    held against torch's, within the tolerances of fp16.
     """
     steps: dict[str, str] = {}
     configs: dict[str, str] = {}
@@ -158,23 +163,36 @@ def render(
 def _accelerate_fp16(config: ModelConfig, graph_hash: str) -> None:
     """Let ONNX Runtime compute what it can with TensorRT in 16 bits.
 
-    The plan is built where it runs, at the first load, and kept: TensorRT names its files by its version and the
-    GPU's compute capability, and here each graph has a folder of its own.
+    The plan is built where it runs, at the first load, and lives as long as the container: TensorRT names its files by
+    its version and the GPU's compute capability, and here each graph has a folder of its own.
     """
     accelerator = config.optimization.execution_accelerators.gpu_execution_accelerator.add()
     accelerator.name = "tensorrt"
     accelerator.parameters["precision_mode"] = "FP16"
     accelerator.parameters["max_workspace_size_bytes"] = str(_WORKSPACE_BYTES)
     accelerator.parameters["trt_engine_cache_enable"] = "true"
-    accelerator.parameters["trt_engine_cache_path"] = f"{ENGINE_CACHE}/{graph_hash[:12]}"
+    # ONNX Runtime makes the last level of this path, and none above it.
+    accelerator.parameters["trt_engine_cache_path"] = f"{ENGINE_CACHE}-{graph_hash[:12]}"
     accelerator.parameters["trt_timing_cache_enable"] = "true"
-    accelerator.parameters["trt_timing_cache_path"] = ENGINE_CACHE
+    accelerator.parameters["trt_timing_cache_path"] = _TIMING_CACHE
     # Without a profile every new size of batch would build anew, in the middle of traffic.
-    largest = max(1, config.max_batch_size)
-    for bound, batch in (("min", 1), ("opt", largest), ("max", largest)):
-        accelerator.parameters[f"trt_profile_{bound}_shapes"] = ",".join(
-            f"{tensor.name}:{'x'.join(map(str, (batch, *tensor.dims)))}" for tensor in config.input
+    for bound, shapes in profile_shapes(config).items():
+        accelerator.parameters[f"trt_profile_{bound}_shapes"] = shapes
+
+
+def profile_shapes(config: ModelConfig) -> dict[str, str]:
+    """``min``, ``opt`` and ``max`` shapes of a step's inputs, as TensorRT's tools write them: ``input:8x3x32x32``.
+
+    From a batch of one to ``max_batch_size``; where that is 0, the dimensions say it all.
+    """
+    largest = config.max_batch_size
+    return {
+        bound: ",".join(
+            f"{tensor.name}:{'x'.join(map(str, ([batch] if largest > 0 else []) + list(tensor.dims)))}"
+            for tensor in config.input
         )
+        for bound, batch in (("min", 1), ("opt", largest), ("max", largest))
+    }
 
 
 def _alias(release: ModelConfig, model: str) -> ModelConfig:

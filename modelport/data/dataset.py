@@ -16,8 +16,9 @@ from modelport.data.address import Address, Kind, manifest_key, object_prefix, r
 from modelport.data.files import Files, FolderFiles, ObjectFiles
 from modelport.data.formats import FORMATS, HELDOUT_FOLDERS, check
 from modelport.data.formats.classify import class_of
+from modelport.data.formats.detect import absent_classes
 from modelport.data.formats.images import decoded
-from modelport.data.groups import GROUPS_FILE, are_declared, grouped
+from modelport.data.groups import GROUPS_FILE, are_declared, grouped, groups_by_pattern
 from modelport.data.manifest import FileEntry, Item, Manifest
 from modelport.data.sources import standard_folder
 from modelport.data.splits import carve, carve_by_class, carve_heldout, carve_heldout_by_class
@@ -120,7 +121,8 @@ class Dataset:
         return self.manifest.heldout_digest
 
     @cached_property
-    def _divided(self) -> tuple[list[Item], list[Item]]:
+    def divided(self) -> tuple[list[Item], list[Item]]:
+        """Examples of train and of selection."""
         if self.manifest.task is Task.CLASSIFY:
             return carve_by_class(self.manifest.items, class_of, self.selection_fraction, self.seed)
         return carve(self.manifest.items, self.selection_fraction, self.seed)
@@ -128,12 +130,12 @@ class Dataset:
     @cached_property
     def train(self) -> Split:
         """What the weights are fitted to."""
-        return Split(self._divided[0], self.files, self.manifest.task, self.classes)
+        return Split(self.divided[0], self.files, self.manifest.task, self.classes)
 
     @cached_property
     def selection(self) -> Split:
         """What epochs and thresholds are chosen on."""
-        return Split(self._divided[1], self.files, self.manifest.task, self.classes)
+        return Split(self.divided[1], self.files, self.manifest.task, self.classes)
 
     def connected(self, store: ObjectStore) -> "Dataset":
         """The same dataset, after it crossed to another process, with a connection of that process."""
@@ -171,15 +173,19 @@ def load_dataset(uri: str, spec: ModelSpec, *, store: ObjectStore | None, cache:
         _check_once(training, folder, classes, cache)
         check_apart(training, heldout)
         files: Files = FolderFiles(folder.resolve())
-        remarks = (*found, *remarks)
+        remarks = (*found, *remarks, *absent_boxes(training, heldout, folder, spec))
     else:
         store = _needed(store, uri, address)
         training = _stored(store, Kind.DATASETS, address.name, address.digest)
         files, remarks = ObjectFiles(store, object_prefix(Kind.DATASETS, address.name), cache / "objects"), ()
         if training.task is not spec.task:
             raise BadInput(f"is a dataset for {training.task}, but {spec.name} is for {spec.task}", file=uri)
+        FORMATS[spec.task].check_named(training.items, classes)
         FORMATS[spec.task].agree(training.items, files.read, classes)
-    return Dataset(training, files, classes, spec.data.selection_fraction, spec.train.seed, remarks)
+    dataset = Dataset(training, files, classes, spec.data.selection_fraction, spec.train.seed, remarks)
+    if address is not None:
+        _check_pattern(dataset, spec, uri)
+    return dataset
 
 
 def load_heldout(uri: str, spec: ModelSpec, *, store: ObjectStore | None, cache: Path) -> HeldOut:
@@ -206,6 +212,8 @@ def load_heldout(uri: str, spec: ModelSpec, *, store: ObjectStore | None, cache:
         files = ObjectFiles(store, object_prefix(Kind.HELDOUT, address.name), cache / "objects")
         if heldout.task is not spec.task:
             raise BadInput(f"is a dataset for {heldout.task}, but {spec.name} is for {spec.task}", file=uri)
+        FORMATS[spec.task].check_named(heldout.items, classes)
+        _check_pattern_apart(training.items, heldout.items, "to train with and held out", spec, uri)
     check_apart(training, heldout)
     return HeldOut(heldout.items, files, heldout.task, classes, digest=heldout.digest, training_digest=training.digest)
 
@@ -319,6 +327,69 @@ def check_apart(training: Manifest, heldout: Manifest) -> None:
             file=heldout.image_hashes[shared[0]].path,
             remedy="remove it from one of the two; a held-out score on trained images means nothing",
         )
+
+
+def absent_boxes(training: Manifest, heldout: Manifest, folder: Path, spec: ModelSpec) -> list[str]:
+    """Remarks on the classes of a detection that a part of a local dataset has no box of.
+
+    Raises:
+        BadInput: a label file is wrong.
+    """
+    if spec.task is not Task.DETECT:
+        return []
+    classes = [label.name for label in spec.classes]
+    train, selection = carve(training.items, spec.data.selection_fraction, spec.train.seed)
+    parts = (
+        (train, "train", "nothing of it is learnt"),
+        (selection, "selection", "no epoch is chosen by it"),
+        (heldout.items, "held-out", "no release of it passes the gate"),
+    )
+    return [
+        f"class {name!r} has no box in the {part} split: {consequence}"
+        for items, part, consequence in parts
+        for name in absent_classes(items, folder, classes)
+    ]
+
+
+def _check_pattern(dataset: Dataset, spec: ModelSpec, uri: str) -> None:
+    """Refuse a stored dataset that was divided without the groups that model.yaml's pattern finds.
+
+    Groups that no file and no pattern gave are called as an example is. Others may be those of groups.csv, which stand
+    against the pattern: they are refused only where train and selection really share a group of the pattern.
+    """
+    pattern = spec.data.group_pattern
+    if pattern is None:
+        return
+    items = dataset.manifest.items
+    undeclared = {item.id for item in items}
+    stored: dict[str, set[str]] = {}
+    for item, group in zip(items, groups_by_pattern(items, pattern), strict=True):
+        stored.setdefault(group, set()).add(item.group)
+    divided = sorted(group for group, names in stored.items() if len(names) > 1 and names & undeclared - {group})
+    if divided:
+        raise _not_by_pattern(divided, "not kept together", spec, uri)
+    _check_pattern_apart(*dataset.divided, "in train and in selection", spec, uri)
+
+
+def _check_pattern_apart(one: Sequence[Item], other: Sequence[Item], where: str, spec: ModelSpec, uri: str) -> None:
+    pattern = spec.data.group_pattern
+    if pattern is None:
+        return
+    groups = groups_by_pattern([*one, *other], pattern)
+    shared = sorted(set(groups[: len(one)]) & set(groups[len(one) :]))
+    if shared:
+        raise _not_by_pattern(shared, where, spec, uri)
+
+
+def _not_by_pattern(groups: Sequence[str], where: str, spec: ModelSpec, uri: str) -> BadInput:
+    return BadInput(
+        f"was pushed with other groups than {spec.data.group_pattern!r} finds: {len(groups)} of them "
+        f"{'is' if len(groups) == 1 else 'are'} {where}, the first is {groups[0]!r}",
+        file=uri,
+        key="data.group_pattern",
+        remedy=f"push the dataset again, with this pattern in model.yaml; if its {GROUPS_FILE} divides the examples "
+        "otherwise on purpose, take the pattern out",
+    )
 
 
 def _stored(store: ObjectStore, kind: Kind, name: str, digest: str | None) -> Manifest:

@@ -35,6 +35,25 @@ def grouped(items: Sequence[Item], root: Path, pattern: str | None) -> list[Item
     return [item.model_copy(update={"group": final(item, group)}) for item, group in zip(items, groups, strict=True)]
 
 
+def groups_by_pattern(items: Sequence[Item], pattern: str) -> list[str]:
+    """The pattern's group of each example; where it finds none, the group that the example has.
+
+    Raises:
+        BadInput: it finds none in any of them, and nothing else gave them groups.
+    """
+    expression = _compiled(pattern)
+    assert expression is not None
+    matches = [expression.search(item.id) for item in items]
+    found = [match[1] if match is not None else None for match in matches]
+    if not any(found) and all(item.group == item.id for item in items):
+        raise BadInput(
+            f"{pattern!r} finds a group in none of {len(items)} examples, such as {items[0].id!r}",
+            key=_PATTERN_KEY,
+            remedy="change the pattern in model.yaml, or push the dataset again",
+        )
+    return [group or item.group for item, group in zip(items, found, strict=True)]
+
+
 def are_declared(root: Path, pattern: str | None) -> bool:
     """Whether groups are more than the examples themselves."""
     return pattern is not None or (root / GROUPS_FILE).is_file()

@@ -19,9 +19,9 @@ from modelport.data.address import (
     read_latest,
     uploaded_key,
 )
-from modelport.data.dataset import check_apart, scan_folder
+from modelport.data.dataset import absent_boxes, check_apart, scan_folder
 from modelport.data.files import FETCH_THREADS
-from modelport.data.formats import check
+from modelport.data.formats import FORMATS, check
 from modelport.data.manifest import FileEntry, Manifest
 from modelport.data.sources import standard_folder
 from modelport.errors import BadInput
@@ -104,9 +104,12 @@ def _push_folder(
     name: str, path: Path, spec: ModelSpec, store: ObjectStore, progress: Callable[[int, int], None] | None
 ) -> PushResult:
     training, heldout, remarks = scan_folder(path, spec)
+    classes = [label.name for label in spec.classes]
     for manifest in (training, heldout):
-        check(manifest.task, manifest.items, path, [label.name for label in spec.classes])
+        FORMATS[manifest.task].check_named(manifest.items, classes)
+        check(manifest.task, manifest.items, path, classes)
     check_apart(training, heldout)
+    remarks = (*remarks, *absent_boxes(training, heldout, path, spec))
 
     missing = [
         (kind, entry)

@@ -29,8 +29,12 @@ MULTIPLE = 32
 """The side of the square is a multiple of this: detectors look at cells of so many pixels in their coarsest grid."""
 MOST = 100
 """Boxes that are given for an image at most; the metric counts no more."""
-OVERLAP = 0.5
-"""Of two boxes of a class that overlap by more (intersection over union), the one with the lower score goes."""
+OVERLAP = 0.45
+"""Of two boxes of a class that overlap by more (intersection over union), the one with the lower score goes. Not 0.5,
+which boxes of equal size at places of a grid can have exactly: which of them stays would hang on the last digit."""
+GRAIN = 1 / 4096
+"""Scores are rounded to this. A network that has learned little gives one score everywhere but for the last digits, and
+those differ from library to library; rounded, they tie, and the first place is taken everywhere."""
 LEFT = 0.3
 """Share of a box that must still be in a view for it to be looked for there."""
 _EVALUATED_TOGETHER = 16
@@ -207,7 +211,7 @@ class Postprocess(nn.Module):
         height, width = image.shape[0], image.shape[1]
         inside_height, inside_width, top, left = letterbox(height, width, self.size)
         centre_x, centre_y, across, down = candidates[0, :, :4].unbind(dim=1)
-        scores, labels = candidates[0, :, 4:].max(dim=1)
+        scores, labels = ((candidates[0, :, 4:] / GRAIN).round() * GRAIN).max(dim=1)
         # In pixels of the picture within the square, cut at its rim; what lies beside it has no area then.
         x1 = (centre_x - across / 2 - left).clamp(0, inside_width)
         x2 = (centre_x + across / 2 - left).clamp(0, inside_width)

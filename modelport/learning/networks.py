@@ -30,6 +30,12 @@ class SmallNet(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """[B, 3, S, S] -> logits [B, C]."""
         features = self.encoder(image)[-1].flatten(2)
+        if features.shape[2] < 2:
+            raise BadInput(
+                f"{image.shape[-1]} pixels leave one place to look at, which has no spread",
+                key="train.parameters.size",
+                remedy="use 64 or more",
+            )
         return self.classifier(torch.cat([features.mean(2), features.std(2)], dim=1))
 
 

@@ -136,6 +136,9 @@ def load_weights(network: Yolo11, file: Path) -> None:
     except (pickle.UnpicklingError, RuntimeError, EOFError):
         try:
             with _environment():
+                if not _tasks()._SafeLoad.SUPPORTED:
+                    # Asked for a safe load, Ultralytics then does an unsafe one.
+                    raise pickle.UnpicklingError("this version of torch cannot load it without running its code")
                 given, _ = _tasks().torch_safe_load(str(file), safe_only=True)
         except Exception as error:
             raise BadInput(

@@ -37,6 +37,10 @@ class Service:
 NAMES = ("s3", "mlflow", "triton", "agent", "gateway")
 
 
+SUPERSEDED_S = 600
+"""For so long a version that was superseded can still be chosen on the page and by `predict --release`."""
+
+
 def services(layout: Layout, settings: Settings, environment: triton.TritonEnvironment) -> list[Service]:
     """All services, in the order of `NAMES`."""
     ports, secrets = settings.ports, settings.secrets
@@ -87,6 +91,7 @@ def services(layout: Layout, settings: Settings, environment: triton.TritonEnvir
                 *_modelport("agent"),
                 f"--repository={layout.triton / 'repository'}",
                 "--source=log",
+                f"--grace={SUPERSEDED_S}",
                 f"--listen=127.0.0.1:{ports['agent']}",
             ],
             environment={"MODELPORT_CONNECTION": str(layout.connection_of("agent"))},

@@ -8,6 +8,7 @@ import json
 import os
 import platform
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -89,6 +90,7 @@ def evaluate(job: Job) -> Findings:
         golden_problems=tuple(problem for found in judged.values() for problem in found.golden_problems),
         leak_check=LeakCheck(heldout_images=len(hashes), training_images=len(trained), shared=0),
         versions={**{name: version(name) for name in libraries}, "python": platform.python_version()},
+        truth=_truth(heldout, metrics, spec),
         images=tuple(
             ImageScore(id=name, scores=metrics.per_image(sample))
             for name, sample in zip(heldout.ids, first.samples, strict=True)
@@ -147,6 +149,12 @@ def _measure(runtime: Runtime, which: str, heldout: HeldOut, metrics: TaskMetric
         except ValueError as error:
             raise GateFailed(f"the release answers {which}held-out image {name} wrongly: {error}") from None
     return samples
+
+
+def _truth(heldout: HeldOut, metrics: TaskMetrics, spec: ModelSpec) -> dict[str, int]:
+    """How many held-out examples each class has."""
+    counts = Counter(label for index in range(len(heldout)) for label in metrics.shown(heldout.target(index)))
+    return {label.name: counts[number] for number, label in enumerate(spec.classes)}
 
 
 def _load(release: Release, precision: str) -> Runtime:

@@ -127,6 +127,9 @@ class Evidence(_Part):
     leak_check: LeakCheck
     versions: dict[str, str]
     """Of the libraries that computed this."""
+    truth: dict[str, int] = {}
+    """Held-out examples by class: images of it (classify), that show it (segment), or boxes (detect); empty in evidence
+    from before they were counted."""
     made: datetime
     who: str
     seconds: float
@@ -215,14 +218,25 @@ def verdict(
     champion: Champion | None,
     golden_problems: Sequence[str],
     variants: Mapping[str, float] | None = None,
+    truth: Mapping[str, int] | None = None,
 ) -> tuple[str, ...]:
     """Why a release does not pass; empty when it does. Every precision that it carries must.
 
     Args:
         value: the gate's metric in fp32.
         variants: the same by further precision.
+        truth: held-out examples by class. A metric leaves out a class without any, so that it may be as bad as it
+            likes; None where they were not counted.
     """
     reasons = [f"the graphs do not give the golden outputs: {problem}" for problem in golden_problems]
+    if truth is not None:
+        # Id 0 of a segmentation is the background.
+        wanted = rules.classes[1:] if rules.task is Task.SEGMENT else rules.classes
+        reasons += [
+            f"nothing is known of class {name!r}: no held-out example shows it"
+            for name in wanted
+            if not truth.get(name)
+        ]
     reasons += _misses(rules, value, champion)
     for precision, found in (variants or {}).items():
         reasons += [f"{precision}: {reason}" for reason in _misses(rules, found, champion)]

@@ -46,6 +46,8 @@ class Findings(BaseModel):
     golden_problems: tuple[str, ...]
     leak_check: LeakCheck
     versions: dict[str, str]
+    truth: dict[str, int]
+    """Examples of each class in the held-out split, as `Evidence.truth`."""
     images: tuple[ImageScore, ...]
 
 

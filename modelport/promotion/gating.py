@@ -73,7 +73,7 @@ def gate(
     )
     value = findings.metrics[rules.metric]
     variants = {precision: found[rules.metric] for precision, found in findings.variants.items()}
-    reasons = verdict(rules, value, findings.champion, findings.golden_problems, variants)
+    reasons = verdict(rules, value, findings.champion, findings.golden_problems, variants, findings.truth)
     evidence = Evidence(
         model=model,
         release=digest,
@@ -89,6 +89,7 @@ def gate(
         reasons=reasons,
         leak_check=findings.leak_check,
         versions=findings.versions,
+        truth=findings.truth,
         made=datetime.now(UTC),
         who=who(),
         seconds=round(time.monotonic() - started, 3),

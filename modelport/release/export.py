@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from modelport.contract import Problem, Task, TritonPipeline, check_graph
 from modelport.errors import BadInput
 from modelport.release.manifest import Tolerance
-from modelport.release.pipeline import IMAGE, Pipeline, StepNames, step_names
+from modelport.release.pipeline import CANDIDATES, IMAGE, Pipeline, StepNames, step_names
 from modelport.release.replay import compare
 from modelport.release.runtime import Graph
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 OPSET = 18
 _BATCH = 2
 """Sample batch of the network: the exporter takes a size of one for a constant."""
+_BOXES = 48
+"""Made-up boxes that a detector's last step is asked about; more where there are many classes."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ def export(
         graphs[step] = _to_onnx(step, module, names[step], inputs)
     expected = [_torch_outputs(modules, names, image) for image in images]
     _check_parity(graphs, modules, names, images, expected, tolerances)
+    if task is Task.DETECT:
+        _check_boxes(graphs, modules, names, images[0], pipeline.thresholds.get("score", 0.0), tolerances)
     wanted = {name for step in ("network", "postprocess") for name in names[step].outputs}
     return Exported(graphs, [{name: out[name] for name in sorted(wanted)} for out in expected])
 
@@ -232,6 +236,67 @@ def _check_parity(
     problems = compare(together, {name: np.concatenate(logits)}, tolerances)
     if problems:
         raise _differs(f"the network answers otherwise in a batch than alone: {'; '.join(problems)}")
+
+
+def _check_boxes(
+    graphs: Mapping[str, bytes],
+    modules: "Mapping[str, nn.Module]",
+    names: Mapping[str, StepNames],
+    image: NDArray[np.uint8],
+    threshold: float,
+    tolerances: Mapping[str, Tolerance],
+) -> None:
+    """Hold a detector's last step against torch with boxes that are clear, which golden images need not show."""
+    import torch
+
+    sessions = {step: Graph(data) for step, data in graphs.items()}
+    pixels = sessions["preprocess"].run({IMAGE: image})
+    like = sessions["network"].run(pixels)[CANDIDATES]
+    height, width = pixels["input"].shape[2:]
+    candidates = _synthetic(like.shape, height, width, threshold)
+    tall, wide = (2 * height + 1, width // 2 + 3), (height // 2 + 3, 2 * width + 1)
+    for picture in (image, np.zeros((*tall, 3), np.uint8), np.zeros((*wide, 3), np.uint8)):
+        size = f"{picture.shape[1]}x{picture.shape[0]}"
+        given = (torch.from_numpy(candidates.copy()), torch.from_numpy(picture.copy()))
+        with torch.inference_mode():
+            wanted = _run("postprocess", modules["postprocess"], names["postprocess"], given)
+        try:
+            found = sessions["postprocess"].run({CANDIDATES: candidates, IMAGE: picture})
+        except Exception as error:
+            raise _differs(f"the exported postprocess step fails on boxes in an image of {size}: {error}") from error
+        problems = compare(found, {name: value.numpy() for name, value in wanted.items()}, tolerances)
+        if problems:
+            raise _differs(
+                f"the exported postprocess step does not answer as torch on made-up candidates and an image of {size}: "
+                + "; ".join(problems)
+            )
+
+
+def _synthetic(shape: Sequence[int], height: int, width: int, threshold: float) -> NDArray[np.float32]:
+    """Candidates float32 [1, A, 4 + C] with boxes of every class all over the network's input; all else scores 0.
+
+    Scores are distinct and apart from the threshold; some boxes overlap one of the same class by much or by little, so
+    that no decision hangs on the last digit.
+    """
+    _, places, columns = shape
+    classes = columns - 4
+    random = np.random.default_rng(0)
+    highest = max(0.95, (1 + threshold) / 2)
+    scores = np.linspace(min(0.3, threshold / 2), highest, max(_BOXES, 3 * classes))
+    scores = random.permutation(scores[np.abs(scores - threshold) >= min(0.02, (highest - threshold) / 4)])[:places]
+    count = len(scores)
+    boxes = np.concatenate([random.uniform(0.1, 0.9, (count, 2)), random.uniform(0.05, 0.3, (count, 2))], axis=1)
+    for index in range(classes, count):
+        # Moved by this share of the width: the two overlap by 0.9, or by 0.18.
+        moved = {2: 0.05, 3: 0.7}.get(index // classes % 4)
+        if moved is not None:
+            boxes[index] = boxes[index - classes]
+            boxes[index, 0] += moved * boxes[index, 2]
+    candidates = np.zeros((1, places, columns), np.float32)
+    rows = random.choice(places, count, replace=False)
+    candidates[0, rows, :4] = boxes * [width, height, width, height]
+    candidates[0, rows, 4 + np.arange(count) % classes] = scores
+    return candidates
 
 
 def _differs(message: str) -> BadInput:

@@ -1,5 +1,6 @@
 """A release's graphs as files for use elsewhere, with a manifest of their hashes."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,6 +21,7 @@ from modelport.release.variants import Calibration, calibrated, check_network, g
 
 EXPORT_FILE = "export.json"
 """Manifest of a folder of exported files."""
+_PLAN = ".plan"
 
 
 class Format(StrEnum):
@@ -46,6 +48,8 @@ def write_format(
 ) -> Written:
     """Write a release's steps to a folder: the network in a format and precision, the steps around it as ONNX.
 
+    A folder that holds the same already is written anew; plans of this graph for other GPUs stay in it.
+
     What is written answers the golden samples as torch, within the precision's tolerances; of a TensorRT plan that can
     only be told for the graph that it is built from.
 
@@ -53,15 +57,19 @@ def write_format(
         calibration: for TensorRT in int8, which needs ranges without zero points; the release's own have some.
 
     Raises:
-        BadInput: the release does not carry the precision, the format does not have it, the folder is not empty, or
-            what came out does not answer as torch.
+        BadInput: the release does not carry the precision, the format does not have it, the folder holds something
+            else, or what came out does not answer as torch.
         Unavailable: a plan cannot be built on this machine. What is needed to build it elsewhere is in the folder.
     """
-    _check_folder(folder, release, kind, precision)
+    _check_precision(release, kind, precision)
+    earlier = _earlier(folder, release, kind, precision)
     steps = graphs_of(release)
     files = {f"{step}.onnx": data for step, data in steps.items() if step != NETWORK}
     files["model.yaml"] = release.read("model.yaml")
     folder.mkdir(parents=True, exist_ok=True)
+    for name in earlier:
+        if not name.endswith(_PLAN):
+            (folder / name).unlink(missing_ok=True)
     for name, data in files.items():
         (folder / name).write_bytes(data)
     names, remark = [*files], None
@@ -79,26 +87,57 @@ def write_format(
             graph = steps[NETWORK] if calibration is None else calibrated(steps, calibration, symmetric=True)
             _check(release, Graph(graph), precision, "the graph for TensorRT")
             names.append(_write(folder / f"{NETWORK}.onnx", graph))
+            for name in earlier:
+                if name.startswith(f"{NETWORK}-{sha256(graph)[:12]}-") and (folder / name).is_file():
+                    names.append(name)
+                elif name.endswith(_PLAN):
+                    (folder / name).unlink(missing_ok=True)
             # First without the plan: whoever builds it elsewhere needs all the rest.
             _write_manifest(folder, release, kind, precision, names)
             plan, target = build_plan(
                 folder / f"{NETWORK}.onnx", release.pipeline().steps[NETWORK], precision, sha256(graph)
             )
-            names.append(plan.name)
+            names = [*dict.fromkeys((*names, plan.name))]
             remark = f"the plan is good for TensorRT {target.tensorrt} on {target.gpu} only, and was not compared"
     _write_manifest(folder, release, kind, precision, names)
     return Written(folder, names, remark)
 
 
-def _check_folder(folder: Path, release: Release, kind: Format, precision: Precision) -> None:
+def _check_precision(release: Release, kind: Format, precision: Precision) -> None:
     if kind is Format.ONNX and precision is Precision.FP16:
         remedy = "engines make 16 bits of the fp32 graph where they run; openvino and tensorrt can be written in fp16"
         raise BadInput("is not written in fp16", key="--format onnx", remedy=remedy)
     if kind is not Format.TENSORRT and precision is Precision.INT8:
         release.graph_hashes(INT8)  # says what to do where the release does not carry it
+
+
+def _earlier(folder: Path, release: Release, kind: Format, precision: Precision) -> Sequence[str]:
+    """Files that an earlier export of the very same wrote into a folder; a folder with anything else is refused."""
     others = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
-    if others and EXPORT_FILE not in others:
+    if not others:
+        return ()
+    if EXPORT_FILE not in others:
         raise BadInput("holds other files", file=folder, key="--out", remedy="name a new folder")
+    try:
+        document = json.loads((folder / EXPORT_FILE).read_bytes())
+        model, digest, *made = (str(document[key]) for key in ("model", "release", "format", "precision"))
+        files = [str(name) for name in document["files"]]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise BadInput(
+            f"does not say what is exported here: {error}",
+            file=folder / EXPORT_FILE,
+            key="--out",
+            remedy="name a new folder",
+        ) from None
+    if (model, digest, *made) != (release.manifest.model, release.digest, kind, precision):
+        raise BadInput(
+            f"holds release {digest[:12]} of {model} already, as {' '.join(made)}",
+            file=folder,
+            key="--out",
+            remedy="name a new folder",
+        )
+    # Somebody may have written the list by hand: it must not lead out of the folder.
+    return [name for name in files if name == Path(name).name]
 
 
 def _check(release: Release, network: Network, precision: Precision, what: str) -> None:

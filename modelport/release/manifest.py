@@ -97,6 +97,12 @@ class Tolerance(_Part):
     compared: bool = True
     """Whether it is looked at: what flows between the steps has no meaning of its own at a lower precision."""
 
+    @model_validator(mode="after")
+    def _looks_at_answers(self) -> "Tolerance":
+        if not self.compared and not self.internal:
+            raise ValueError("compared: false is only for what flows between the steps (internal: true)")
+        return self
+
 
 class ReleaseManifest(_Part):
     """Everything that is said of a release."""

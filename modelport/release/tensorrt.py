@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelport.contract import Precision
-from modelport.contract.triton import ModelConfig
+from modelport.contract.triton import ModelConfig, profile_shapes
 from modelport.errors import ModelportError, Unavailable
 
 IMAGE = "nvcr.io/nvidia/tritonserver:25.09-py3"
@@ -44,13 +44,7 @@ class Target:
 
 def shapes(config: ModelConfig) -> dict[str, str]:
     """trtexec's options for the sizes of batch that a configuration allows: from one to ``max_batch_size``."""
-    largest = max(1, config.max_batch_size)
-    return {
-        f"--{bound}Shapes": ",".join(
-            f"{tensor.name}:{'x'.join(map(str, (batch, *tensor.dims)))}" for tensor in config.input
-        )
-        for bound, batch in (("min", 1), ("opt", largest), ("max", largest))
-    }
+    return {f"--{bound}Shapes": shapes for bound, shapes in profile_shapes(config).items()}
 
 
 def command(onnx: str, plan: str, timing: str, config: ModelConfig, precision: Precision) -> list[str]:

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import httpx
 import numpy as np
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from modelport.connection import Connection, Role
-from modelport.contract.spec import Precision
+from modelport.contract.spec import SPEC_FILE, Precision, parse_spec
 from modelport.errors import BadInput, ModelportError, Refused, Unavailable
 from modelport.imaging import ImageError, Pixels, decode
 from modelport.imaging import Reason as ImageReason
@@ -38,6 +38,9 @@ from modelport.serving.answers import (
     render,
 )
 from modelport.serving.state import LoadedRelease, ReplicaState
+
+if TYPE_CHECKING:
+    from modelport.release import Release
 
 SomePrediction: TypeAlias = SegmentPrediction | DetectPrediction | ClassifyPrediction
 Ask: TypeAlias = Callable[[bytes, bool], SomePrediction]
@@ -77,7 +80,7 @@ def asking(
     *,
     via: Via | None = None,
     release: str | None = None,
-    precision: str = Precision.FP32,
+    precision: str | None = None,
     connection: Connection | None = None,
 ) -> Generator[Ask]:
     """A way to ask a model.
@@ -87,7 +90,8 @@ def asking(
         via: who is asked; None: this process where `release` is a folder, else the gateway if the connection has one,
             else Triton if it has one.
         release: digest or its beginning, ``v7`` for MLflow's version 7, or folder of a release; None: what serves now.
-        precision: arithmetic of a release in this process; servers have their own, and their answers name it.
+        precision: arithmetic of a release in this process; None: what its ``model.yaml`` says, where it carries that.
+            Servers have their own, and their answers name it.
         connection: the platform; None reads the connection file where one is needed.
 
     Raises:
@@ -218,13 +222,14 @@ def _heard(connection: Connection) -> list[Any]:
 # --- this process -----------------------------------------------------------------------------------------------------
 
 
-def _in_process(model: str, place: Path, precision: str) -> Ask:
+def _in_process(model: str, place: Path, precision: str | None) -> Ask:
     from modelport.release import Release, Runtime
 
     release = Release.open(place)
     manifest = release.manifest
     if manifest.model != model:
         raise BadInput(f"is a release of {manifest.model}, not of {model}", file=place)
+    precision = precision or _own_precision(release)
     loaded = LoadedRelease(
         digest=release.digest,
         triton_name="",
@@ -242,6 +247,12 @@ def _in_process(model: str, place: Path, precision: str) -> Ask:
             raise _Failed(str(error)) from error
 
     return lambda data, with_overlay: _rendered(model, loaded, infer, data, with_overlay)
+
+
+def _own_precision(release: "Release") -> Precision:
+    """What a server without a GPU and without other orders would serve; of what the release does not carry, fp32."""
+    spec = parse_spec(release.read(SPEC_FILE).decode(), release.folder / SPEC_FILE)
+    return spec.serve.precision if spec.serve.precision in release.manifest.precisions else Precision.FP32
 
 
 class _Failed(ModelportError):

@@ -145,7 +145,7 @@ def test_every_alert_says_what_happens_who_owns_it_and_where_help_is():
         ("ModelLatencyOverObjective", "> 0.25"),
         ("ModelTrafficOverPlan", "> 20"),
         ("ModelErrors", 'model="polyp_seg"'),
-        ("ModelReleaseRefused", "digest|manifest|load|replay"),
+        ("ModelReleaseRefused", "digest|manifest|precision|load|replay"),
     ],
 )
 def test_a_models_alerts_are_about_its_own_promise(alert, part):

@@ -1,4 +1,5 @@
 from modelport.contract import InstanceSettings, ModelFolder, Precision, RenderedRelease, parse_config, render
+from modelport.contract.triton import profile_shapes
 
 HASHES = {"preprocess": "a" * 64, "network": "b" * 64, "postprocess": "c" * 64}
 
@@ -64,6 +65,15 @@ def test_each_precision_has_names_of_its_own_and_fp32_those_it_always_had(folder
     told = dict(accelerator.parameters)
     assert (accelerator.name, told["precision_mode"]) == ("tensorrt", "FP16")
     assert told["trt_engine_cache_enable"] == "true"
-    assert told["trt_engine_cache_path"].endswith("b" * 12), "each graph has plans of its own"
+    assert told["trt_engine_cache_path"] == f"/tmp/modelport-engines-{'b' * 12}", "ONNX Runtime makes one level of it"
+    assert told["trt_timing_cache_path"] == "/tmp"
     assert told["trt_profile_min_shapes"].startswith("input:1x3x")
     assert told["trt_profile_max_shapes"].startswith(f"input:{config.max_batch_size}x3x")
+
+
+def test_shapes_hold_the_batch_once() -> None:
+    tensor = 'name: "input" data_type: TYPE_FP32 dims:'
+    batched = parse_config(f"max_batch_size: 4 input [ {{ {tensor} [ 3, 8, 8 ] }} ]", "here")
+    assert profile_shapes(batched) == {"min": "input:1x3x8x8", "opt": "input:4x3x8x8", "max": "input:4x3x8x8"}
+    whole = parse_config(f"max_batch_size: 0 input [ {{ {tensor} [ 1, 3, 8, 8 ] }} ]", "here")
+    assert set(profile_shapes(whole).values()) == {"input:1x3x8x8"}

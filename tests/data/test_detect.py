@@ -64,6 +64,21 @@ def test_ids_are_mapped_by_name_and_never_by_position(boxes: Path, cache: Path, 
     assert truths(load(other, cache)) == turned
 
 
+def test_classes_without_a_box_are_said_by_split(boxes: Path, cache: Path):
+    for file in (boxes / "labels").iterdir():
+        file.write_text("0 0.5 0.5 0.25 0.5\n1 0.5 0.5 0.25 0.5\n")
+    assert not any("has no box" in remark for remark in load(boxes, cache).remarks)
+    dataset, heldout = load(boxes, cache), load_heldout(str(boxes), SPEC, store=None, cache=cache)
+    for split in (dataset.selection, heldout):
+        for name in split.ids:
+            (boxes / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    said = [remark for remark in load(boxes, cache).remarks if "has no box" in remark]
+    assert [remark.partition(":")[0] for remark in said] == [
+        "class 'nodule' has no box in the selection split",
+        "class 'nodule' has no box in the held-out split",
+    ]
+
+
 def test_without_names_the_order_is_taken_and_said(boxes: Path, cache: Path):
     (boxes / "classes.txt").unlink()
     assert any("0 mass, 1 nodule" in remark for remark in load(boxes, cache).remarks)

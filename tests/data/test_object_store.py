@@ -193,6 +193,67 @@ def test_boxes_are_pushed_with_the_names_of_their_ids(
         load_dataset(pushed.uri, spec_of("detect", ["mass", "other"]), store=trainer, cache=cache)
 
 
+def test_boxes_without_names_are_neither_pushed_nor_read(
+    tmp_path: Path, cache: Path, promoter: ObjectStore, trainer: ObjectStore
+):
+    several = spec_of("detect", ["mass", "nodule"], name="bare")
+    folder = write_boxes(tmp_path / "boxes", names=None)
+    with pytest.raises(BadInput, match="nothing says which of the classes mass, nodule") as caught:
+        push("bare", folder, several, promoter)
+    assert caught.value.remedy is not None
+    assert "classes.txt" in caught.value.remedy
+    assert list_datasets(promoter, "bare") == []
+    # Of one class the ids say all; a model of two that names the same dataset may not guess.
+    for file in (folder / "labels").iterdir():
+        file.write_text("0 0.5 0.5 0.25 0.5\n")
+    pushed = push("bare", folder, spec_of("detect", ["mass"], name="bare"), promoter)
+    assert len(load_dataset(pushed.uri, spec_of("detect", ["mass"]), store=trainer, cache=cache).train)
+    with pytest.raises(BadInput, match="nothing says which"):
+        load_dataset(pushed.uri, several, store=trainer, cache=cache)
+    with pytest.raises(BadInput, match="nothing says which"):
+        load_heldout(pushed.uri, several, store=promoter, cache=cache)
+
+
+PATIENT = ", group_pattern: '^(p\\d\\d)_', heldout_fraction: 0.3"
+
+
+def test_a_pattern_holds_for_what_was_pushed_without_it(
+    tmp_path: Path, cache: Path, promoter: ObjectStore, trainer: ObjectStore
+):
+    plain, by_patient = (
+        spec_of("detect", ["mass", "nodule"], data=data) for data in (", heldout_fraction: 0.3", PATIENT)
+    )
+    folder = write_boxes(tmp_path / "boxes")
+    pushed = push("patients", folder, plain, promoter)
+    load_dataset(pushed.uri, plain, store=trainer, cache=cache)
+    with pytest.raises(BadInput, match="are not kept together, the first is 'p0") as caught:
+        load_dataset(pushed.uri, by_patient, store=trainer, cache=cache)
+    assert caught.value.key == "data.group_pattern"
+    assert "push the dataset again" in str(caught.value.remedy)
+    with pytest.raises(BadInput, match="to train with and held out, the first is 'p0"):
+        load_heldout(pushed.uri, by_patient, store=promoter, cache=cache)
+    other = spec_of("detect", ["mass", "nodule"], data=", group_pattern: '^patient(\\d)'")
+    with pytest.raises(BadInput, match="finds a group in none of"):
+        load_dataset(pushed.uri, other, store=trainer, cache=cache)
+
+    again = push("patients", folder, by_patient, promoter)
+    load_dataset(again.uri, by_patient, store=trainer, cache=cache)
+    load_heldout(again.uri, by_patient, store=promoter, cache=cache)
+
+
+def test_groups_of_a_file_stand_beside_a_pattern_on_s3(
+    tmp_path: Path, cache: Path, promoter: ObjectStore, trainer: ObjectStore
+):
+    spec = spec_of("detect", ["mass", "nodule"], data=PATIENT)
+    folder = write_boxes(tmp_path / "boxes")
+    for part, suffix in (("images", "png"), ("labels", "txt")):
+        (folder / part / f"p00_00.{suffix}").rename(folder / part / f"unnamed.{suffix}")
+    (folder / "groups.csv").write_text("id,group\nunnamed,p00\np01_02,p02\np01_03,p02\n")
+    pushed = push("listed", folder, spec, promoter)
+    load_dataset(pushed.uri, spec, store=trainer, cache=cache)
+    load_heldout(pushed.uri, spec, store=promoter, cache=cache)
+
+
 def test_an_uploaded_zip_is_pushed_by_the_promoter_alone(
     tmp_path: Path, cache: Path, promoter: ObjectStore, trainer: ObjectStore
 ):

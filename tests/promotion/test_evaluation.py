@@ -10,6 +10,7 @@ from modelport.contract import Task
 from modelport.errors import BadInput, GateFailed
 from modelport.promotion.evaluation import evaluate
 from modelport.promotion.gate_job import Findings, Job
+from modelport.promotion.metrics import metrics_of
 from modelport.release import Release, Runtime, Tolerance
 from tests.promotion import tiny_tasks as tiny
 
@@ -42,6 +43,7 @@ def test_classification(tmp_path: Path) -> None:
     data = tiny.write_data(tmp_path / "data", Task.CLASSIFY, REDS, LABELS)
     findings = found(tmp_path, release, data, Task.CLASSIFY)
     assert findings.golden_problems == ()
+    assert findings.truth == {"dark": 5, "red": 5}
     runtime = Runtime(release)
     probabilities = np.array([runtime.predict(tiny.image(red, seed))["probabilities"] for seed, red in enumerate(REDS)])
     confidence = probabilities.max(axis=1)
@@ -65,6 +67,7 @@ def test_detection(tmp_path: Path) -> None:
     findings = found(tmp_path, release, data, Task.DETECT)
     assert findings.golden_problems == ()
     assert findings.metrics == pytest.approx({"map50": 1.0, "map50_95": 1.0})
+    assert findings.truth == {"dark": 2, "red": 2}
     assert {row.id: row.scores for row in findings.images}["4"] == {"objects": 0, "found": 0, "false_positives": 1}
     # With more resamples skipped than drawn there would be nothing to say; here one in 3125 has no object.
     assert 400 < findings.interval.resamples <= 500
@@ -72,6 +75,19 @@ def test_detection(tmp_path: Path) -> None:
 
     wrong = tiny.write(tmp_path, Task.DETECT, threshold=0.15)
     assert found(tmp_path, wrong, data, Task.DETECT).metrics["map50"] < 0.9
+
+
+def test_a_class_that_is_not_held_out_is_counted_as_such(tmp_path: Path) -> None:
+    release = tiny.write(tmp_path, Task.DETECT)
+    data = tiny.write_data(tmp_path / "data", Task.DETECT, (0.1, 0.2, 0.3), (0, 0, None))
+    findings = found(tmp_path, release, data, Task.DETECT)
+    assert findings.metrics["map50"] == 1.0, "the mean leaves the class out"
+    assert findings.truth == {"dark": 2, "red": 0}
+
+
+def test_a_segmentation_counts_the_images_that_show_a_class() -> None:
+    mask = np.array([[0, 0, 2], [0, 2, 2]], np.uint8)
+    assert list(metrics_of(Task.SEGMENT).shown(mask)) == [0, 2]
 
 
 def test_shuffled_labels_are_worth_nothing(tmp_path: Path) -> None:

@@ -96,6 +96,15 @@ def test_golden_outputs() -> None:
     assert reason == "the graphs do not give the golden outputs: int8: ramp.png: mask is missing"
 
 
+def test_a_class_without_a_held_out_example() -> None:
+    (reason,) = verdict(rules(), 0.9, None, [], truth={"dry": 3, "wet": 0})
+    assert reason == "nothing is known of class 'wet': no held-out example shows it"
+    assert verdict(rules(), 0.9, None, [], truth={"dry": 3, "wet": 1}) == ()
+    segment = rules().model_copy(update={"task": Task.SEGMENT})
+    assert verdict(segment, 0.9, None, [], truth={"dry": 0, "wet": 1}) == (), "the background need not be seen"
+    assert len(verdict(segment, 0.9, None, [], truth={"dry": 1, "wet": 0})) == 1
+
+
 OLD_RULES = {
     "task": "segment",
     "classes": ["background", "red"],
@@ -131,6 +140,7 @@ def test_evidence_from_before_there_were_precisions_still_counts() -> None:
     evidence = Evidence.model_validate_json(canonical_json(old))
     assert evidence.rules.gate_hash(DIGEST) == gate_hash, "what was gated need not be gated again"
     assert evidence.variants == {}
+    assert evidence.truth == {}, "not counted then"
     assert evidence.summary().startswith("passed: dice 0.9500 [0.9000, 1.0000] on 1 held-out images, wanted >= 0.9")
     int8 = evidence.rules.model_copy(update={"precision": "int8"})
     assert int8.gate_hash(DIGEST) != gate_hash, "a champion that is served otherwise is another one"

@@ -137,11 +137,15 @@ def write_dataset(root: Path) -> Path:
     for split, first in (("train", 0), ("validation", 10)):
         for name in ("images", "masks"):
             (root / split / name).mkdir(parents=True)
-        for number, (height, width) in enumerate(SIZES):
-            pixels = image(first + number, height, width)
-            (root / split / "images" / f"{number}.png").write_bytes(encode_png(pixels))
-            (root / split / "masks" / f"{number}.png").write_bytes(encode_png(truth(pixels)))
+        for number, size in enumerate(SIZES):
+            write_example(root / split, str(number), first + number, size)
     return root
+
+
+def write_example(split: Path, name: str, seed: int, size: tuple[int, int] = SIZES[0]) -> None:
+    pixels = image(seed, *size)
+    (split / "images" / f"{name}.png").write_bytes(encode_png(pixels))
+    (split / "masks" / f"{name}.png").write_bytes(encode_png(truth(pixels)))
 
 
 def trained(folder: ModelFolder, connection: Connection | None = None, run_key: str = "run") -> TrainingResult:

@@ -9,9 +9,11 @@ from torch.nn.functional import interpolate
 
 from modelport.contract import Task
 from modelport.errors import BadInput
+from modelport.learning.detect import Postprocess as Boxes
+from modelport.learning.detect import preprocess as letterboxed
 from modelport.release import FP32, Graph, Pipeline
-from modelport.release.export import export
-from modelport.release.replay import TOLERANCES
+from modelport.release.export import _synthetic, export
+from modelport.release.replay import TOLERANCES, tolerances_for
 
 
 class Preprocess(nn.Module):
@@ -51,6 +53,21 @@ class Random(nn.Module):
 class ChannelMean(nn.Module):
     def forward(self, batch: Tensor) -> Tensor:
         return batch.mean(dim=1, keepdim=True) - 0.3
+
+
+class FindsNothing(nn.Module):
+    """Candidates for boxes of two classes, none of them above any threshold."""
+
+    def forward(self, batch: Tensor) -> Tensor:
+        return (batch[:, :, ::2, ::2].flatten(2).mean(1, keepdim=True) * 0.01).transpose(1, 2).repeat(1, 1, 6)
+
+
+class MovesBySize(Boxes):
+    """Right in torch; exported with the branch of the traced image, which no image without boxes shows."""
+
+    def forward(self, candidates: Tensor, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        boxes, scores, labels = super().forward(candidates, image)
+        return (boxes if image.shape[0] > 35 else boxes + 3), scores, labels
 
 
 IMAGES = [image(0, 40, 40), image(1, 50, 30)]
@@ -97,3 +114,30 @@ def test_modules_that_cannot_be_served(
     with pytest.raises(BadInput, match=message) as caught:
         exported(preprocess, network, postprocess)
     assert caught.value.remedy
+
+
+def test_a_detectors_boxes_are_held_against_torch_though_no_image_shows_one() -> None:
+    tolerances = tolerances_for(Task.DETECT, {"score": 0.25}, [FP32])[FP32]
+    pictures = [image(0, 60, 40), image(1, 50, 70)]  # all of a kind: the branch shows on none of them
+
+    def detector(postprocess: nn.Module) -> dict[str, bytes]:
+        pipeline = Pipeline(letterboxed(64), FindsNothing(), postprocess, thresholds={"score": 0.25})
+        return dict(export(pipeline, Task.DETECT, pictures, tolerances).graphs)
+
+    assert detector(Boxes(64, score=0.25)).keys() == {"preprocess", "network", "postprocess"}
+    with pytest.raises(BadInput, match="does not answer as torch on made-up candidates"):
+        detector(MovesBySize(64, score=0.25))
+
+
+@pytest.mark.parametrize(("places", "classes", "threshold"), [(2100, 3, 0.25), (10, 2, 0.0), (300, 40, 0.999)])
+def test_made_up_candidates_decide_something(places: int, classes: int, threshold: float) -> None:
+    candidates = _synthetic((1, places, 4 + classes), 64, 64, threshold)
+    boxes, scores, labels = Boxes(64, score=threshold)(torch.from_numpy(candidates), torch.zeros(64, 64, 3))
+    count = int((candidates[..., 4:].max(axis=-1) >= max(threshold, 1e-6)).sum())
+    assert 0 < len(boxes) <= count
+    assert len(set(scores.tolist())) == len(scores)
+    if (places, classes) == (2100, 3):
+        assert set(labels.tolist()) == {0, 1, 2}
+        assert len(boxes) < count, "some overlap so much that one goes"
+        everything = candidates[..., 4:].max(axis=-1)
+        assert count < int((everything > 0).sum()), "some are below the threshold"

@@ -16,9 +16,10 @@ from click.testing import CliRunner
 from torch import nn
 
 from components.versions import Image
+from modelport.cli.export import _selection_name
 from modelport.cli.export import export as export_command
 from modelport.connection import Connection
-from modelport.contract import ModelFolder, Precision, Task, parse_config
+from modelport.contract import ModelFolder, Precision, Task, apply_overrides, parse_config
 from modelport.data import load_dataset
 from modelport.errors import BadInput, ModelportError, Unavailable
 from modelport.imaging import decode
@@ -44,7 +45,9 @@ from modelport.release.formats import EXPORT_FILE, Format, write_format
 from modelport.release.openvino import OpenVinoGraph
 from modelport.release.quantize import quantize
 from modelport.release.variants import CALIBRATION_FILE, INT8_FILE, Calibration, make_int8
+from modelport.serving.predicting import asking
 from modelport.training import load_entry
+from modelport.training.identity import run_key
 
 STORED = Path(__file__).parent / "manifest_before_variants.json"
 IMAGES = [redness.image(seed, 48, 64) for seed in range(6)]
@@ -234,6 +237,7 @@ def detected(order: list[int], **changes: object) -> dict[str, np.ndarray]:
         (INT8, detected([0, 1, 2], boxes=DETECTED["boxes"] + 2), None),
         (INT8, detected([0, 1, 2], scores=DETECTED["scores"] - 0.1), None),
         (INT8, detected([1, 2]), "1 of torch's 2 clear detections"),
+        (INT8, detected([0, 0, 0, 1]), "2 of the 4 clear detections"),
         (INT8, detected([]), "2 of torch's 2"),
         (INT8, detected([0, 1, 2], scores=DETECTED["scores"][::-1]), "have no counterpart"),
     ],
@@ -271,6 +275,15 @@ def test_a_manifest_whose_variants_make_no_sense(variants: dict[str, str], messa
         ReleaseManifest.parse(json.dumps(document).encode(), STORED)
 
 
+def test_what_clients_see_is_always_compared() -> None:
+    document = json.loads(STORED.read_bytes())
+    document["tolerances"]["fp32"]["mask"] = {"compared": False, "internal": True}
+    ReleaseManifest.parse(json.dumps(document).encode(), STORED)
+    document["tolerances"]["fp32"]["mask"]["internal"] = False
+    with pytest.raises(BadInput, match="only for what flows between the steps"):
+        ReleaseManifest.parse(json.dumps(document).encode(), STORED)
+
+
 def test_a_release_with_int8_is_another_one_of_the_same_run(
     folder: ModelFolder, tracked_connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,7 +302,17 @@ def test_a_release_with_int8_is_another_one_of_the_same_run(
     with pytest.raises(BadInput, match="carries no int8") as caught:
         run("--format", "openvino", "--precision", "int8", "--out", str(tmp_path / "nothing"))
     assert f"modelport export {folder.name} {first.digest} --precision int8" in (caught.value.remedy or "")
+    with pytest.raises(BadInput, match="trained on are not there"):
+        run("--precision", "int8")
+    other = redness.write_dataset(tmp_path / "other")
+    redness.write_example(other / "train", "more", 77)
+    for way in (["--precision", "int8"], ["--compare"]):
+        with pytest.raises(BadInput, match="was trained on") as caught:
+            run(*way, "--data", str(other))
+        assert caught.value.key == "--data"
     printed = run("--precision", "int8", "--data", data)
+    assert "served    in fp32" in printed
+    assert f"modelport:models.{folder.name}.serve.precision: int8" in printed
     registry = Registry.connect(tracked_connection)
     rows = registry.versions(folder.name)
     assert [row.tags.get("modelport.variants") for row in rows] == [None, "int8"]
@@ -323,7 +346,9 @@ def test_a_release_with_int8_is_another_one_of_the_same_run(
 
     report = run(second[:12], "--compare", "--data", data, "--out", str(tmp_path / "report"))
     assert "onnx int8" in report
-    rows = json.loads((tmp_path / "report" / "variants.json").read_text())["rows"]
+    document = json.loads((tmp_path / "report" / "variants.json").read_text())
+    assert "the training may have had another" in document["split"], "its run key is not that of this model.yaml"
+    rows = document["rows"]
     assert [row["name"] for row in rows][:4] == ["onnx fp32", "openvino fp32", "onnx int8", "openvino int8"]
     assert all(row["metrics"]["dice"] > 0.9 for row in rows[:4])
     assert "tensorrt" in (tmp_path / "report" / "variants.md").read_text()
@@ -336,16 +361,33 @@ def test_int8_that_model_yaml_asks_for_is_in_the_release_at_once(
     first = build(folder, result, tracked_connection, folder.spec)
     file = folder.path / "model.yaml"
     file.write_text(file.read_text() + "serve: {precision: int8}\n")
-    asking = ModelFolder(folder.path)
-    result = type(result)(**{**result.__dict__, "spec": asking.spec, "code_digest": asking.bundle().digest})
+    wanting = ModelFolder(folder.path)
+    result = type(result)(**{**result.__dict__, "spec": wanting.spec, "code_digest": wanting.bundle().digest})
 
-    second = build(asking, result, tracked_connection, asking.spec)
+    second = build(wanting, result, tracked_connection, wanting.spec)
     release = Release.open(second.path, second.digest)
     assert release.manifest.variants == {INT8: INT8_FILE}
     assert b"precision: int8" in release.read("model.yaml"), "servers read it there"
-    assert build(asking, result, tracked_connection, asking.spec) == second
+    for chosen, answered in ((None, Precision.INT8), ("fp32", Precision.FP32)):
+        with asking(folder.name, release=str(second.path), precision=chosen) as ask:
+            assert ask(redness.encode_png(IMAGES[0]), False).precision is answered
+    with asking(folder.name, release=str(first.path)) as ask:
+        assert ask(redness.encode_png(IMAGES[0]), False).precision is Precision.FP32
+    assert build(wanting, result, tracked_connection, wanting.spec) == second
     assert second.digest != first.digest
     assert len(Registry.connect(tracked_connection).versions(folder.name)) == 2
+
+
+@pytest.mark.parametrize(
+    ("seed", "name"), [(0, "selection split"), (7, "selection split that model.yaml gives (seed 0")]
+)
+def test_the_selection_split_is_called_so_where_the_training_had_it(folder: ModelFolder, seed: int, name: str) -> None:
+    trained = redness.trained(folder)
+    spec = apply_overrides(folder.spec, [f"train.seed={seed}", "train.parameters.size=32"])
+    key = run_key(spec, trained.code_digest, trained.data_digest, 2)
+    built = build(folder, redness.trained(folder, run_key=key), None, spec)
+    called = _selection_name(Release.open(built.path, built.digest), folder.spec)
+    assert called == name if seed == folder.spec.train.seed else called.startswith(name)
 
 
 def test_foreign_images_do_not_calibrate(folder: ModelFolder, tmp_path: Path) -> None:
@@ -391,6 +433,25 @@ def test_files_for_use_elsewhere_are_listed_and_answer_alike(released: Release, 
         write_format(released, Format.ONNX, Precision.FP16, tmp_path / "half")
     with pytest.raises(BadInput, match="holds other files"):
         write_format(released, Format.ONNX, Precision.FP32, released.folder)
+
+    # The same again replaces what it wrote; anything else is refused and changes nothing.
+    folder = tmp_path / "openvino-int8"
+    listed = json.loads((folder / EXPORT_FILE).read_text())
+    (folder / "stale.onnx").touch()
+    (tmp_path / "outside.onnx").touch()
+    listed["files"] |= {"stale.onnx": {}, "../outside.onnx": {}}
+    (folder / EXPORT_FILE).write_text(json.dumps(listed))
+    before = (folder / "network.xml").read_bytes()
+    for kind, precision in ((Format.ONNX, Precision.INT8), (Format.OPENVINO, Precision.FP16)):
+        with pytest.raises(BadInput, match=f"holds release {released.digest[:12]} of .* already, as openvino int8"):
+            write_format(released, kind, precision, folder)
+    assert (folder / "network.xml").read_bytes() == before
+    written = write_format(released, Format.OPENVINO, Precision.INT8, folder)
+    assert {path.name for path in folder.iterdir()} == {*written.files, EXPORT_FILE}
+    assert (tmp_path / "outside.onnx").exists()
+    (folder / EXPORT_FILE).write_text("[]")
+    with pytest.raises(BadInput, match="does not say what is exported"):
+        write_format(released, Format.OPENVINO, Precision.INT8, folder)
 
 
 STAND_IN = """\
@@ -452,6 +513,7 @@ def test_a_plan_is_built_by_trtexec_and_named_by_what_it_is_good_for(
     stand_in(tmp_path / "bin", monkeypatch, gpu="NVIDIA H100 80GB HBM3, 9.0")
     write_format(released, Format.TENSORRT, Precision.FP16, out)
     assert len(list(out.glob("*.plan"))) == 2
+    assert {path.name for path in out.glob("*.plan")} < json.loads((out / EXPORT_FILE).read_text())["files"].keys()
 
     images = calibration(*(redness.image(seed, 48, 64) for seed in range(4)))
     write_format(released, Format.TENSORRT, Precision.INT8, tmp_path / "int8", images)
@@ -487,8 +549,8 @@ def test_plans_of_different_things_have_different_names() -> None:
         tensorrt.Target("101303", "NVIDIA A100-SXM4-40GB", "8.0").plan_name("a" * 64, Precision.FP16),
     }
     assert len(names) == 5
-    config = parse_config(redness.CONFIGS["preprocess"], "here")
-    assert tensorrt.shapes(config)["--maxShapes"].startswith("image:1x")
+    config = parse_config(redness.CONFIGS["postprocess"], "here")
+    assert tensorrt.shapes(config)["--maxShapes"].startswith("logits:1x1x32x32")
 
 
 @pytest.mark.parametrize(

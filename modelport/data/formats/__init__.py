@@ -36,6 +36,14 @@ class Format(Protocol):
         """
         ...
 
+    def check_named(self, items: Sequence[Item], classes: Sequence[str]) -> None:
+        """See that these examples say which class is meant without model.yaml's order, as is wanted on S3.
+
+        Raises:
+            BadInput: they do not.
+        """
+        ...
+
     def problem(self, item: Item, root: Path, classes: Sequence[str]) -> BadInput | None:
         """What is wrong with an example whose files lie under `root`, all of them decoded; None if nothing is."""
         ...

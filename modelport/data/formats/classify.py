@@ -58,6 +58,9 @@ class Classification:
         """Compare the names of the folders with those of the classes; see `Format.agree`."""
         _compare({class_of(item) for item in items}, classes, "the dataset")
 
+    def check_named(self, items: Sequence[Item], classes: Sequence[str]) -> None:
+        """The folders are names."""
+
     def problem(self, item: Item, root: Path, classes: Sequence[str]) -> BadInput | None:
         """An image that cannot be decoded."""
         file = root / item.files["image"].path

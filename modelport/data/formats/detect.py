@@ -5,7 +5,8 @@ image. An empty file, or none, says that the image shows no object, as Ultralyti
 twice is one object.
 
 The ids are those of ``classes.txt`` (one name a line) or of ``data.yaml`` (`names`). They become model.yaml's by
-name, so that an order of classes is never believed; without such a file they are model.yaml's, which a remark says.
+name, so that an order of classes is never believed. A local folder of several classes may lack such a file: its ids are
+model.yaml's then, which a remark says. On S3, where model.yaml may change and models may share a dataset, it may not.
 """
 
 import math
@@ -76,6 +77,18 @@ class Detection:
         for entry in {entry.sha256: entry for entry in files}.values():
             _class_ids(entry.path, read(entry), tuple(classes))
 
+    def check_named(self, items: Sequence[Item], classes: Sequence[str]) -> None:
+        """With several classes there must be a file that names the ids; see `Format.check_named`."""
+        bare = [item for item in items if "classes" not in item.files]
+        if bare and len(classes) > 1:
+            raise BadInput(
+                f"nothing says which of the classes {', '.join(classes)} the ids of the boxes are, so that another "
+                "order in a model.yaml would turn them around",
+                file=CLASSES_FILE,
+                key="classes",
+                remedy=f"write {CLASSES_FILE} into the dataset's folder, one name a line, in order of the ids",
+            )
+
     def problem(self, item: Item, root: Path, classes: Sequence[str]) -> BadInput | None:
         """An image that cannot be decoded, or a line of its label that is wrong."""
         image_file = root / item.files["image"].path
@@ -113,6 +126,25 @@ class Detection:
         corners = np.concatenate([rows[:, 1:3] - half, rows[:, 1:3] + half], axis=1).clip(0, 1)
         labels = np.array([ids[int(row)] for row in rows[:, 0]])
         return np.concatenate([corners * (width, height, width, height), labels[:, None]], axis=1).astype(np.float32)
+
+
+def absent_classes(items: Sequence[Item], root: Path, classes: Sequence[str]) -> list[str]:
+    """Names of the classes that no box under `root` is of.
+
+    Raises:
+        BadInput: a label file is wrong.
+    """
+    shown: set[int] = set()
+    for item in items:
+        entry, names = item.files.get("label"), item.files.get("classes")
+        if entry is None:
+            continue
+        ids = tuple(range(len(classes)))
+        if names is not None:
+            ids = _class_ids(names.path, (root / names.path).read_bytes(), tuple(classes))
+        rows = parse((root / entry.path).read_bytes(), len(ids), root / entry.path)
+        shown |= {ids[int(row)] for row in rows[:, 0]}
+    return [name for number, name in enumerate(classes) if number not in shown]
 
 
 def parse(content: bytes, count: int, file: Path | str) -> NDArray[np.float64]:

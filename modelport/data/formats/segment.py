@@ -44,6 +44,9 @@ class Segmentation:
     def agree(self, items: Sequence[Item], read: Callable[[FileEntry], bytes], classes: Sequence[str]) -> None:
         """Masks hold ids and no names: there is nothing to compare."""
 
+    def check_named(self, items: Sequence[Item], classes: Sequence[str]) -> None:
+        """Masks hold model.yaml's ids by definition."""
+
     def problem(self, item: Item, root: Path, classes: Sequence[str]) -> BadInput | None:
         """An image or mask that cannot be decoded, or that are not of one size."""
         image_file, mask_file = (root / item.files[role].path for role in ("image", "mask"))

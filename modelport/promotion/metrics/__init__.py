@@ -29,6 +29,10 @@ class TaskMetrics(Protocol):
         """One image, measured; raises ValueError where outputs and truth do not go together."""
         ...
 
+    def shown(self, truth: NDArray[Any]) -> Sequence[int]:
+        """Class ids of the examples in one image's truth, each as often as it counts."""
+        ...
+
     def per_image(self, sample: Sample) -> dict[str, float]:
         """What evidence says of one image."""
         ...

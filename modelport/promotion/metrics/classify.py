@@ -60,6 +60,11 @@ def measure(outputs: Mapping[str, NDArray[Any]], truth: NDArray[np.int64], class
     return Sample(int(truth), probabilities)
 
 
+def shown(truth: NDArray[np.int64]) -> Sequence[int]:
+    """The class of the image."""
+    return [int(truth)]
+
+
 def per_image(sample: Sample) -> dict[str, float]:
     """Whether the answer is ``correct``, how probable it is (``confidence``), and how probable the truth is."""
     answer = int(sample.probabilities.argmax())

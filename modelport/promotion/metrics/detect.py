@@ -82,6 +82,11 @@ def measure(outputs: Mapping[str, NDArray[Any]], truth: NDArray[np.float32], cla
     )
 
 
+def shown(truth: NDArray[np.float32]) -> Sequence[int]:
+    """The class of each object."""
+    return truth[:, 4].astype(np.int64).tolist()
+
+
 def per_image(sample: Sample) -> dict[str, float]:
     """``objects``, ``found`` of them at an intersection over union of 0.5, and ``false_positives``."""
     return {

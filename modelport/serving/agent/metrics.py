@@ -24,8 +24,8 @@ class AgentMetrics:
         )
         self.failures = Counter(
             "modelport_agent_failures",
-            "What kept a desired release from serving: digest, manifest, load, replay (the release is refused); "
-            "store, triton, disk (tried again); unexpected.",
+            "What kept a desired release from serving: digest, manifest, precision, load, replay (the release is "
+            "refused); store, triton, disk (tried again); unexpected.",
             ["model", "reason"],
             registry=self.registry,
         )

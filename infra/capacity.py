@@ -1,5 +1,6 @@
 """Whether what the models ask for fits onto the nodes that there are, and where each part goes. Pure."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -146,11 +147,13 @@ def _check_room(placed: Sequence[Placed], what: str) -> None:
             for index, want in enumerate(need):
                 node[index] -= want
         if len(nodes) > shape.count:
-            owners = ", ".join(sorted({pod.model for pod in pods}))
+            # Whoever asks for most first: that is where to look.
+            counted = Counter(sorted(pod.model for pod in pods)).most_common()
+            (most, count), *others = counted
+            owners = ", ".join([f"{count} pods of {most}", *(f"{count} of {model}" for model, count in others)])
             raise BadInput(
-                f"{shape.name} has at most {shape.count} node(s), and {what} needs {len(nodes)} "
-                f"({len(pods)} pods of {owners})",
-                key=pods[0].key,
+                f"{shape.name} has at most {shape.count} node(s), and {what} needs {len(nodes)} ({owners})",
+                key=next(pod.key for pod in pods if pod.model == most),
                 remedy="raise the pool's maximum, take a larger machine, or ask for fewer replicas or workers",
             )
 

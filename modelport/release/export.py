@@ -3,6 +3,7 @@
 This is the only module of the room that needs torch.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,7 +132,10 @@ def _to_onnx(step: str, module: "nn.Module", names: StepNames, inputs: "tuple[Te
         for name in names.inputs
     )
     try:
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            # Of torch and torchvision about each other, once for every operation: nothing that a reader could change.
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
             program = torch.onnx.export(
                 module,
                 inputs,

@@ -56,7 +56,7 @@ def test_too_many_replicas_for_a_pool_are_refused_with_the_numbers():
 
 def test_two_models_that_fit_alone_may_not_fit_together():
     big = replace(SERVE, pods=2, gpus=1)
-    with pytest.raises(BadInput, match="dry_wet, polyp_seg"):
+    with pytest.raises(BadInput, match="2 pods of polyp_seg, 1 of dry_wet"):
         place([big, replace(big, model="dry_wet", pods=1)], [L4])
 
 

@@ -1,5 +1,6 @@
 """The life of dev on the real engine: up, nothing more to do, a model more, a model less, another image, drift."""
 
+import re
 import shutil
 
 import pytest
@@ -18,7 +19,7 @@ def changing(changes) -> list[Step]:
 
 
 def test_the_preview_prints_what_goes_where(dev: Up):
-    assert "polyp_seg  train worker" in dev.first_preview.log
+    assert re.search(r"^\s*polyp_seg +train worker", dev.first_preview.log, re.MULTILINE)
     assert "cpu (spot)" in dev.first_preview.log
 
 

@@ -221,7 +221,7 @@ function watch(element) {
   const take = (file) => {
     if (!file) return;
     image = file;
-    name.textContent = `${file.name}, ${megabytes(file.size)} MB`;
+    name.textContent = `${file.name}, ${Math.ceil(file.size / 1024)} KiB`;
     if (preview.src) URL.revokeObjectURL(preview.src);
     preview.onerror = () => (preview.hidden = true);
     preview.src = URL.createObjectURL(file);

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from modelport.errors import BadInput, Unavailable
@@ -199,11 +200,13 @@ def _environment() -> Generator[None]:
     Afterwards the variables are as before, those too that it sets itself.
     """
     with tempfile.TemporaryDirectory(prefix="modelport-") as folder:
-        before = dict(os.environ)
+        before, opened = dict(os.environ), Image.open
         os.environ.update({**_QUIET, "YOLO_CONFIG_DIR": folder})
         try:
             yield
         finally:
+            # Ultralytics puts one of its own in its place, which tries to install packages for what is no image.
+            Image.open = opened
             for name in set(os.environ) - set(before):
                 del os.environ[name]
             os.environ.update(before)

@@ -34,6 +34,17 @@ def data_root() -> Path:
     return folder
 
 
+@pytest.fixture
+def no_downloads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine without torch's cache of weights and without a way to fill it."""
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+
+
 @pytest.fixture(scope="session")
 def s3_connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
     """A connection to a real SeaweedFS with the platform's identities and rights; nothing else is running.

@@ -4,8 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from modelport.contract import ModelSpec, parse_spec
+from modelport.data import load_dataset
+from modelport.errors import BadInput
 from modelport.imaging import encode_png
 
 
@@ -19,6 +22,14 @@ def spec_of(task: str, classes: Sequence[str], data: str = "", name: str = "tiny
         f"train: {{seed: 3, select: {{metric: {metric}}}}}\n"
         f"gate: {{metric: {metric}, minimum: 0.1}}\n"
     )
+
+
+def refusal_of(folder: Path, cache: Path, spec: ModelSpec) -> BadInput:
+    """Why a dataset is not loaded, with a remedy."""
+    with pytest.raises(BadInput) as caught:
+        load_dataset(str(folder), spec, store=None, cache=cache)
+    assert caught.value.remedy
+    return caught.value
 
 
 def picture(number: int, height: int = 20, width: int = 40) -> bytes:

@@ -11,7 +11,7 @@ from PIL import Image
 from modelport.contract import ModelSpec
 from modelport.data import Dataset, Split, load_dataset, load_heldout
 from modelport.errors import BadInput
-from tests.data.small_datasets import picture, spec_of, write_boxes
+from tests.data.small_datasets import picture, refusal_of, spec_of, write_boxes
 
 SPEC = spec_of("detect", ["mass", "nodule"])
 
@@ -26,10 +26,7 @@ def load(folder: Path, cache: Path, spec: ModelSpec = SPEC) -> Dataset:
 
 
 def refusal(folder: Path, cache: Path, spec: ModelSpec = SPEC) -> BadInput:
-    with pytest.raises(BadInput) as caught:
-        load(folder, cache, spec)
-    assert caught.value.remedy
-    return caught.value
+    return refusal_of(folder, cache, spec)
 
 
 def truths(dataset: Dataset) -> dict[str, list[list[float]]]:

@@ -13,7 +13,7 @@ from PIL import Image
 from modelport.contract import ModelSpec
 from modelport.data import Dataset, load_dataset, load_heldout
 from modelport.errors import BadInput
-from tests.data.small_datasets import spec_of
+from tests.data.small_datasets import refusal_of, spec_of
 
 SPEC = spec_of("detect", ["Nodule/Mass", "aortic enlargement"])
 HEADER = "image_id,class_name,class_id,rad_id,x_min,y_min,x_max,y_max"
@@ -54,10 +54,7 @@ def load(folder: Path, cache: Path, spec: ModelSpec = SPEC) -> Dataset:
 
 
 def refusal(folder: Path, cache: Path, spec: ModelSpec = SPEC) -> BadInput:
-    with pytest.raises(BadInput) as caught:
-        load(folder, cache, spec)
-    assert caught.value.remedy
-    return caught.value
+    return refusal_of(folder, cache, spec)
 
 
 def change(folder: Path, old: str, new: str) -> None:

@@ -1,6 +1,5 @@
 """Segmentation: the network, the loss, the mask that is served, and its Dice."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,12 +25,8 @@ def test_pretrained_encoder_fits_the_same_decoder() -> None:
     assert net(torch.zeros(1, 3, 64, 64)).shape == (1, 1, 32, 32)
 
 
-def test_pretrained_offline_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def unreachable(*_: object, **__: object) -> None:
-        raise OSError("no route to host")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+@pytest.mark.usefixtures("no_downloads")
+def test_pretrained_offline_says_what_to_do() -> None:
     with pytest.raises(Unavailable, match=r"train\.pretrained=false"):
         SegmentationNet(classes=2, resnet=True).load_pretrained()
     with pytest.raises(BadInput, match="no pretrained weights"):

@@ -111,12 +111,8 @@ def test_pretrained_weights_fit_all_but_the_last_layer(name: str, monkeypatch: p
         assert torch.equal(value, last[key] if key in last else stored[key.removeprefix("body.")])
 
 
-def test_pretrained_offline_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def unreachable(*_: object, **__: object) -> None:
-        raise OSError("no route to host")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+@pytest.mark.usefixtures("no_downloads")
+def test_pretrained_offline_says_what_to_do() -> None:
     with pytest.raises(Unavailable, match=r"train\.pretrained=false"):
         load_pretrained(classifier("efficientnet_b0", 2))
     with pytest.raises(BadInput, match="small network"):

@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelport.data.files import describe
-from modelport.data.formats.images import IMAGE_SUFFIXES, named_images
+from modelport.data.formats.images import IMAGE_SUFFIXES, named_images, undecodable
 from modelport.data.manifest import FileEntry, Item
 from modelport.errors import BadInput
-from modelport.imaging import decode
 
 _LAYOUT = "a classification dataset has one folder of images per class, called as the class is in model.yaml"
 _PARTS = ("train", "validation", "valid", "val")
@@ -63,12 +62,7 @@ class Classification:
 
     def problem(self, item: Item, root: Path, classes: Sequence[str]) -> BadInput | None:
         """An image that cannot be decoded."""
-        file = root / item.files["image"].path
-        try:
-            decode(file.read_bytes())
-        except BadInput as error:
-            return BadInput(error.message, file=file, remedy="replace or remove it")
-        return None
+        return undecodable(root / item.files["image"].path, remedy="replace or remove it")
 
     def truth(self, item: Item, read: Callable[[FileEntry], bytes], classes: Sequence[str]) -> NDArray[np.int64]:
         """The class id: int64 []."""

@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelport.data.files import describe
-from modelport.data.formats.images import decoded, named_images
+from modelport.data.formats.images import decoded, named_images, undecodable
 from modelport.data.manifest import FileEntry, Item
 from modelport.errors import BadInput
-from modelport.imaging import decode, upright_size
+from modelport.imaging import upright_size
 
 CLASSES_FILE = "classes.txt"
 _NAMES_FILES = (CLASSES_FILE, "data.yaml", "data.yml", f"labels/{CLASSES_FILE}")
@@ -91,14 +91,10 @@ class Detection:
 
     def problem(self, item: Item, root: Path, classes: Sequence[str]) -> BadInput | None:
         """An image that cannot be decoded, or a line of its label that is wrong."""
-        image_file = root / item.files["image"].path
-        try:
-            decode(image_file.read_bytes())
-        except BadInput as error:
-            return BadInput(error.message, file=image_file, remedy="replace it, or remove it together with its label")
+        wrong = undecodable(root / item.files["image"].path, remedy="replace it, or remove it together with its label")
         entry = item.files.get("label")
-        if entry is None:
-            return None
+        if wrong is not None or entry is None:
+            return wrong
         names = item.files.get("classes")
         try:
             count = len(classes) if names is None else len(_names((root / names.path).read_bytes(), names.path))

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from modelport.data.manifest import FileEntry
 from modelport.errors import BadInput
+from modelport.imaging import decode
 
 Decoded = TypeVar("Decoded")
 
@@ -47,3 +48,12 @@ def decoded(entry: FileEntry, decoder: Callable[[bytes], Decoded], content: byte
         raise BadInput(
             error.message, file=entry.path, line=error.line, remedy="replace the file, and train anew"
         ) from None
+
+
+def undecodable(file: Path, remedy: str) -> BadInput | None:
+    """Why an image cannot be decoded; None if it can."""
+    try:
+        decode(file.read_bytes())
+    except BadInput as error:
+        return BadInput(error.message, file=file, remedy=remedy)
+    return None

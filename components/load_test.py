@@ -35,11 +35,13 @@ class LoadTestArgs(TypedDict):
     connection_secret: pulumi.Input[str]
     """Secret whose key ``connection.json`` lets it read releases: their golden files say which answers are right."""
     users: int
-    """How many ask at a time; each waits for its answer before it asks again."""
+    """How many ask at a time; without `rate` each waits for its answer before it asks again."""
     workers: int
     """Worker pods that the users are spread over, at most 256 users each."""
     duration_seconds: int
     """How long, up to an hour."""
+    rate: NotRequired[float]
+    """Requests per second of all users together, sent when they are due, answered or not [default: each user waits]."""
     schedule: NotRequired[str]
     """When to run it, in cron's terms; absent leaves that to people."""
     suspended: NotRequired[bool]
@@ -129,6 +131,8 @@ def check(args: LoadTestArgs) -> None:
         raise ValueError(f"users: {users} on {workers} workers; each worker runs 1 to 256")
     if not 1 <= seconds <= 3600:
         raise ValueError(f"duration_seconds: {seconds}; a run takes 1 to 3600")
+    if "rate" in args and not 0 < float(args["rate"]) <= 1000:
+        raise ValueError(f"rate: {args['rate']}; up to 1000 requests a second can be sent")
 
 
 def service_spec(name: str) -> Manifest:
@@ -155,6 +159,7 @@ def job_spec(name: str, args: LoadTestArgs, labels: Mapping[str, str]) -> Manife
             *("--users", str(int(args["users"]))),
             *("--workers", str(workers)),
             *("--duration", str(seconds)),
+            *(("--rate", f"{float(args['rate']):g}") if "rate" in args else ()),
             *("--service", name),
         ],
         env=[

@@ -21,7 +21,7 @@ from locust.argument_parser import LocustArgumentParser
 from locust.contrib.csv_request_logger import CsvRequestLogger
 from locust.env import Environment
 
-from modelport.loadtest import Golden, Question
+from modelport.loadtest import Golden, Question, promoted_release
 from modelport.release import FP32
 
 TIMEOUT_S = 15.0
@@ -43,6 +43,18 @@ def _options(parser: LocustArgumentParser) -> None:
         default=FP32,
         help="Arithmetic that Triton runs the network with, whose tolerances apply; the gateway's answers name it.",
     )
+    parser.add_argument(
+        "--follow",
+        action="store_true",
+        help="Judge releases too that are promoted meanwhile: they are read from the connected object store.",
+    )
+    parser.add_argument(
+        "--arrivals",
+        type=float,
+        default=0.0,
+        metavar="PER_SECOND",
+        help="Requests that each user sends a second, answered or not; 0: each waits for its answer.",
+    )
     parser.add_argument("--samples", metavar="CSV", help="Write a line per request to this file.")
 
 
@@ -51,7 +63,9 @@ def _start(environment: Environment, **_: Any) -> None:
     options = environment.parsed_options
     if options is None or not environment.host:
         raise SystemExit("--host is needed: the address of the server to ask")
-    environment.golden = Golden.load([Path(folder) for folder in options.release])  # type: ignore[attr-defined]
+    fetch = promoted_release(options.model) if options.follow else None
+    folders = [Path(folder) for folder in options.release]
+    environment.golden = Golden.load(folders, fetch)  # type: ignore[attr-defined]
     if options.samples:
         # The tail that a killed run may lose is one buffer; flushing each line would be felt in the latencies.
         CsvRequestLogger(options.samples, flush_interval=20).register(environment)

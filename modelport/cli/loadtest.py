@@ -33,7 +33,20 @@ def seconds(_context: click.Context, _parameter: click.Parameter, value: str) ->
     show_default=True,
     help="Arithmetic that a Triton which is asked directly runs the network with; the gateway's answers name theirs.",
 )
-def loadtest(name: str, target: str, users: int, duration: float, out: Path | None, precision: str) -> None:
+@click.option(
+    "--rate", type=float, help="Requests per second, sent when due, answered or not.  [default: each user waits]"
+)
+@click.option("--follow", is_flag=True, help="Releases that are promoted meanwhile may answer too.")
+def loadtest(
+    name: str,
+    target: str,
+    users: int,
+    duration: float,
+    out: Path | None,
+    precision: str,
+    rate: float | None,
+    follow: bool,
+) -> None:
     """Ask model NAME with golden images, check every answer, and report latency and throughput.
 
     Exits with 1 when any request failed or was answered wrongly.
@@ -43,7 +56,9 @@ def loadtest(name: str, target: str, users: int, duration: float, out: Path | No
     from modelport.project import project_root
 
     out = out or project_root() / "build" / "loadtest" / f"{name}-{target}"
-    report = run(name, Connection.load(), Target(target), users, duration, out, precision=precision)
+    report = run(
+        name, Connection.load(), Target(target), users, duration, out, precision=precision, rate=rate, follow=follow
+    )
     for reason, times in report.failures.items():
         click.echo(f"  failed {times} times: {reason}", err=True)
     if report.p50_ms is not None:

@@ -6,7 +6,7 @@ report.
 
 from modelport.loadtest.golden import GatewayAnswer, Golden, Question, gateway_outputs
 from modelport.loadtest.report import LoadReport, Sample, read_samples, summarize
-from modelport.loadtest.run import Target, fetch_releases, measure, run
+from modelport.loadtest.run import Target, fetch_releases, measure, promoted_release, run
 
 __all__ = [
     "GatewayAnswer",
@@ -18,6 +18,7 @@ __all__ = [
     "fetch_releases",
     "gateway_outputs",
     "measure",
+    "promoted_release",
     "read_samples",
     "run",
     "summarize",

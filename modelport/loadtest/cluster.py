@@ -18,7 +18,7 @@ import click
 
 from modelport.connection import Connection
 from modelport.errors import BadInput
-from modelport.loadtest.run import MAX_SECONDS, MAX_USERS, fetch_releases
+from modelport.loadtest.run import MAX_SECONDS, MAX_USERS, arrivals, fetch_releases
 from modelport.project import project_root
 
 PORT = 5557
@@ -38,13 +38,15 @@ class Plan:
     workers: int
     duration: float
     """Seconds."""
+    rate: float | None = None
+    """Requests per second of all together, sent when they are due; None: each user waits for its answer."""
 
 
 def locust_arguments(plan: Plan, users_file: Path, releases: Sequence[Path], master: str | None) -> list[str]:
     """Arguments of Locust in a pod: the master's when `master` is None, else those of a worker of that host.
 
     Raises:
-        BadInput: too many users for the workers, or too long.
+        BadInput: too many users for the workers, too long, or too high a rate.
     """
     if not 1 <= plan.workers <= plan.users <= plan.workers * MAX_USERS:
         raise BadInput(
@@ -52,7 +54,8 @@ def locust_arguments(plan: Plan, users_file: Path, releases: Sequence[Path], mas
         )
     if not 1 <= plan.duration <= MAX_SECONDS:
         raise BadInput(f"{plan.duration:g} seconds; a run takes 1 to {MAX_SECONDS:g}", key="--duration")
-    arguments = ["-f", str(users_file), "--host", plan.host, "--model", plan.model]
+    arguments = ["-f", str(users_file), "--host", plan.host, "--model", plan.model, "--follow"]
+    arguments += arrivals(plan.rate, plan.users)
     for folder in releases:
         arguments += ["--release", str(folder)]
     if master is not None:
@@ -86,8 +89,9 @@ def master_host(pod: str, index: int, service: str) -> str | None:
 @click.option("--users", type=int, required=True, help="How many ask at a time.")
 @click.option("--workers", type=int, required=True, help="Worker pods.")
 @click.option("--duration", type=float, required=True, help="Seconds.")
+@click.option("--rate", type=float, help="Requests per second, sent when due.  [default: each user waits]")
 @click.option("--service", required=True, help="Headless Service of the Job's pods.")
-def main(model: str, host: str, users: int, workers: int, duration: float, service: str) -> None:
+def main(model: str, host: str, users: int, workers: int, duration: float, rate: float | None, service: str) -> None:
     """Become Locust's master or worker, by this pod's index in its Job."""
     index = os.environ.get("JOB_COMPLETION_INDEX", "")
     if not index.isdigit():
@@ -95,7 +99,7 @@ def main(model: str, host: str, users: int, workers: int, duration: float, servi
     master = master_host(socket.gethostname(), int(index), service)
     users_file = project_root() / "loadtests" / "gateway.py"
     releases = list(fetch_releases(model, Connection.load()).values())
-    plan = Plan(model, host, users, workers, duration)
+    plan = Plan(model, host, users, workers, duration, rate)
     arguments = locust_arguments(plan, users_file, releases, master)
     # In place of this process: signals and the exit code are Locust's own. The Job bounds its time.
     os.execv(sys.executable, [sys.executable, "-m", "locust", *arguments])  # noqa: S606

@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 
@@ -14,10 +14,11 @@ from modelport.loadtest.plot import latency_plot
 from modelport.loadtest.report import LoadReport, read_samples, summarize
 from modelport.objects import ObjectStore
 from modelport.project import project_root, state_folder
-from modelport.release import FP32
+from modelport.release import FP32, Release
 
 MAX_USERS = 256
 MAX_SECONDS = 3600.0
+MAX_RATE = 1000.0
 _START_AND_STOP_S = 90.0
 """Granted to Locust beyond the duration: imports on a busy machine, and the last answers."""
 
@@ -40,11 +41,15 @@ def run(
     *,
     releases: Sequence[str] | None = None,
     precision: str = FP32,
+    rate: float | None = None,
+    follow: bool = False,
 ) -> LoadReport:
     """Ask model `name` with golden images for `duration` seconds and check every answer; see `measure`.
 
     Args:
         releases: digests that may answer; by default the one that is to be served now.
+        rate: see `measure`.
+        follow: see `measure`.
         precision: arithmetic that a Triton which is asked directly runs the network with; the gateway says its own.
 
     Raises:
@@ -64,6 +69,8 @@ def run(
         out=out,
         api_key=connection.gateway_api_key,
         precision=precision,
+        rate=rate,
+        follow=follow,
     )
 
 
@@ -78,24 +85,31 @@ def measure(
     out: Path,
     api_key: str | None = None,
     precision: str = FP32,
+    rate: float | None = None,
+    follow: bool = False,
 ) -> LoadReport:
     """Ask the server at `host` (a URL) with the golden images of releases (folders by digest) that may answer.
 
     Writes ``report.json``, ``latency.png``, ``requests.csv`` (a line per request) and ``locust.log`` into `out`.
 
     Args:
-        users: how many ask at the same time, 1 to 256; each waits for its answer before it asks again.
+        users: how many ask at the same time, 1 to 256; without `rate` each waits for its answer before it asks again.
         duration: seconds, up to an hour.
         precision: see `run`.
+        rate: requests per second of all users together, sent when they are due, answered or not (an open loop): a slow
+            server is asked as often as a fast one. Of the gateway only.
+        follow: whether releases that are promoted meanwhile may answer too; they are read from the object store that
+            this process is connected to.
 
     Raises:
-        BadInput: too many users, or too long.
+        BadInput: too many users, too long, or a rate that cannot be had.
         ModelportError: Locust did not run to its end; its log is named.
     """
     if not 1 <= users <= MAX_USERS:
         raise BadInput(f"{users} users; 1 to {MAX_USERS} can be run from one machine", key="--users")
     if not 1 <= duration <= MAX_SECONDS:
         raise BadInput(f"{duration:g} seconds; a run takes 1 to {MAX_SECONDS:g}", key="--duration")
+    pace = arrivals(rate, users, target)
     out.mkdir(parents=True, exist_ok=True)
     samples_file = out / "requests.csv"
     samples_file.unlink(missing_ok=True)
@@ -103,7 +117,7 @@ def measure(
     command += ["--host", host, "--users", str(users), "--spawn-rate", str(users), "--run-time", f"{duration:.0f}s"]
     # Wrong answers are counted in the report; Locust's own exit code then only says whether it ran.
     command += ["--stop-timeout", "20", "--exit-code-on-error", "0", "--samples", str(samples_file), "--model", name]
-    command += ["--precision", precision]
+    command += ["--precision", precision, *pace, *(["--follow"] if follow else [])]
     for folder in folders.values():
         command += ["--release", str(folder)]
     _run_locust(command, api_key, duration + _START_AND_STOP_S, out / "locust.log")
@@ -114,6 +128,21 @@ def measure(
     return report
 
 
+def arrivals(rate: float | None, users: int, target: Target = Target.GATEWAY) -> list[str]:
+    """Locust's options for an open loop of `rate` requests a second, spread over the users; none without a rate. Pure.
+
+    Raises:
+        BadInput: the rate is out of range, or it is not the gateway that is asked.
+    """
+    if rate is None:
+        return []
+    if target is not Target.GATEWAY:
+        raise BadInput(f"an open loop asks the gateway, not {target}", key="--rate")
+    if not 0 < rate <= MAX_RATE:
+        raise BadInput(f"{rate:g} requests per second; up to {MAX_RATE:g} can be sent", key="--rate")
+    return ["--arrivals", f"{rate / users:.6f}"]
+
+
 def fetch_releases(name: str, connection: Connection, digests: Sequence[str] | None = None) -> dict[str, Path]:
     """Verified local folders of releases of a model, by digest; by default of the one that is to be served now.
 
@@ -121,7 +150,7 @@ def fetch_releases(name: str, connection: Connection, digests: Sequence[str] | N
         BadInput: nothing of this model is promoted.
     """
     from modelport.promotion import desired, read_log
-    from modelport.release import RELEASES, Release
+    from modelport.release import RELEASES
 
     store = ObjectStore.connect(connection, Role.SERVER)
     if digests is None:
@@ -131,6 +160,18 @@ def fetch_releases(name: str, connection: Connection, digests: Sequence[str] | N
         digests = [wanted]
     cache = state_folder() / "loadtest" / "releases"
     return {digest: Release.fetch(store, RELEASES, digest, cache / digest).folder for digest in digests}
+
+
+def promoted_release(name: str) -> Callable[[str], Release]:
+    """How to read a release of a model by its digest, verified, from the platform that this process is connected to.
+
+    The connection is looked for when a release is asked for: most runs see none but those that they know.
+    """
+
+    def fetch(digest: str) -> Release:
+        return Release.open(fetch_releases(name, Connection.load(), [digest])[digest], digest)
+
+    return fetch
 
 
 def _host(connection: Connection, target: Target) -> str:

@@ -105,3 +105,10 @@ def test_what_the_pods_would_refuse_is_refused_before(changes, key):
 @pytest.mark.parametrize("changes", [{}, {"suspended": False}])
 def test_no_rule_is_broken(changes):
     assert [str(each) for each in violations(resources(**changes)) if each.rule != "image-digest"] == []
+
+
+def test_an_open_loop_is_told_to_every_pod_and_bounded():
+    (container,) = job_spec("load", {**ARGS, "rate": 40.0}, {})["template"]["spec"]["containers"]
+    assert "--rate 40" in " ".join(container["args"])
+    with pytest.raises(ValueError, match="rate: 5000"):
+        check({**ARGS, "rate": 5000})

@@ -1,15 +1,13 @@
 """Reading the gateway's JSON back to tensors: exact, and every wrong answer is found, whatever the task."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-# Tests are not packages: the builder of tiny releases lies beside the tests of serving.
-sys.path.insert(0, str(Path(__file__).parents[1] / "serving"))
 from modelport.contract import TASKS, Task
+from modelport.errors import BadInput
 from modelport.imaging import decode
 from modelport.loadtest import Golden, gateway_outputs
 from modelport.release import Release
@@ -20,12 +18,16 @@ from tests.serving import tiny_tasks as tiny
 KNOBS = {Task.DETECT: 0.3, Task.CLASSIFY: 4.0}
 
 
-def golden(task: Task, folder: Path) -> Golden:
-    manifest, files = tiny.release(task, "m", KNOBS[task], {"unsure": 0.7})
+def published(task: Task, folder: Path, **more: float) -> Path:
+    manifest, files = tiny.release(task, "m", KNOBS[task], {"unsure": 0.7, **more})
     for path, data in {**files, "manifest.json": manifest.to_bytes()}.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(data)
-    return Golden.load([folder])
+    return folder
+
+
+def golden(task: Task, folder: Path) -> Golden:
+    return Golden.load([published(task, folder)])
 
 
 def said(release: Release, data: bytes) -> dict:
@@ -91,3 +93,24 @@ def test_an_image_without_objects_is_an_answer(tmp_path) -> None:
     black = tiny.encode_png(np.zeros((20, 30, 3), np.uint8))
     outputs = gateway_outputs(said(release, black)).outputs
     assert {name: values.shape for name, values in outputs.items()} == {"boxes": (0, 4), "scores": (0,), "labels": (0,)}
+
+
+def test_a_release_that_is_promoted_meanwhile_is_judged_by_its_own_golden_files(tmp_path: Path) -> None:
+    first = published(Task.CLASSIFY, tmp_path / "first")
+    second = Release.open(published(Task.CLASSIFY, tmp_path / "second", other=0.5))
+    asked: list[str] = []
+
+    def fetch(digest: str) -> Release:
+        asked.append(digest)
+        if digest != second.digest:
+            raise BadInput("no such release")
+        return second
+
+    closed, following = Golden.load([first]), Golden.load([first], fetch)
+    (question,) = following.questions
+    right = question.expected[next(iter(following.releases))]
+    assert "does not expect" in closed.problem(closed.questions[0], right, second.digest)
+    assert following.problem(question, right, second.digest) == ""
+    assert following.problem(question, {"probabilities": np.asarray([0.5, 0.5], np.float32)}, second.digest)
+    assert asked == [second.digest], "once"
+    assert "cannot be read: no such release" in following.problem(question, right, "f" * 64)

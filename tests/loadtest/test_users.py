@@ -3,6 +3,7 @@
 import base64
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -173,3 +174,29 @@ def test_a_damaged_release_is_refused_before_anything_is_sent(release: Release, 
 def test_runs_are_bounded(release: Release, tmp_path: Path, users: int, duration: float) -> None:
     with pytest.raises(BadInput, match="1 to"):
         measure("m", "http://127.0.0.1:9", Target.GATEWAY, {}, users=users, duration=duration, out=tmp_path)
+
+
+def test_an_open_loop_asks_when_it_is_due_however_slow_the_answers_are(release: Release, tmp_path: Path) -> None:
+    def answer(number: int, body: bytes) -> Answer:
+        time.sleep(0.5)
+        return 200, right(release.digest)
+
+    def measured(out: Path, rate: float | None) -> LoadReport:
+        folders = {release.digest: release.folder}
+        with server(answer) as url:
+            return measure(
+                "m", url, Target.GATEWAY, folders, users=2, duration=4, out=out, api_key="the-key", rate=rate
+            )
+
+    waiting = measured(tmp_path / "closed", None)
+    assert waiting.requests <= 2 * 4 / 0.5 + 2, "each user waits half a second for each answer"
+    open_loop = measured(tmp_path / "open", 20)
+    assert open_loop.failed == 0, open_loop.failures
+    assert 60 <= open_loop.requests <= 82
+
+
+@pytest.mark.parametrize(("rate", "target"), [(0, Target.GATEWAY), (2000, Target.GATEWAY), (5, Target.TRITON_HTTP)])
+def test_rates_are_bounded(release: Release, tmp_path: Path, rate: float, target: Target) -> None:
+    with pytest.raises(BadInput) as raised:
+        measure("m", "http://127.0.0.1:9", target, {}, users=1, duration=5, out=tmp_path, rate=rate)
+    assert raised.value.key == "--rate"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NotRequired, TypedDict
 
 import pulumi
 import pulumi_kubernetes as kubernetes
@@ -12,7 +13,7 @@ from components.charts import CertManager, Keda
 from components.gateway import DISCOVERY, Gateway, GatewayArgs, IssuerKind
 from components.kuberay import KubeRayOperator
 from components.labels import MANAGED_BY, PART_OF
-from components.mlflow import MlflowServer
+from components.mlflow import MlflowServer, MlflowServerArgs
 from components.monitoring import Monitoring
 from components.namespace import SecureNamespace, SecureNamespaceArgs
 from components.object_store import Consumer, ObjectStore, ObjectStoreArgs, ObjectStoreEngine
@@ -21,7 +22,7 @@ from infra import network
 from infra.cluster import Cluster
 from infra.connections import ConnectionSecret, Endpoints, document, tracking
 from infra.network import Namespace
-from infra.settings import GcpSettings, Settings
+from infra.settings import GcpSettings, Settings, Sized
 
 BUCKET = "modelport"
 ARTIFACTS = "mlflow"
@@ -214,6 +215,8 @@ class _Builder:
             "protect": self.settings.protect,
             "labels": self.labels,
         }
+        if said := asked(store):
+            args["resources"] = said
         if store.storage_class:
             args["storage_class"] = store.storage_class
         if store.engine is ObjectStoreEngine.GCS:
@@ -244,6 +247,8 @@ class _Builder:
             "protect": self.settings.protect,
             "labels": self.labels,
         }
+        if said := asked(database):
+            args["resources"] = said
         if database.storage_class:
             args["storage_class"] = database.storage_class
         if database.engine is PostgresEngine.CLOUD_SQL:
@@ -272,34 +277,33 @@ class _Builder:
         return Postgres("postgres", args, self.opts)
 
     def _mlflow(self, namespace: pulumi.Output[str], store: ObjectStore, database: Postgres) -> MlflowServer:
-        return MlflowServer(
-            "mlflow",
-            {
-                "namespace": namespace,
-                "image": self.image,
-                "replicas": self.settings.tracking.replicas,
-                "database": {
-                    "host": database.host,
-                    "port": database.port,
-                    "name": database.database,
-                    "user": database.user,
-                    "password": database.password,
-                },
-                "artifacts": {
-                    "endpoint": store.endpoint,
-                    "region": store.region,
-                    "bucket": self._bucket(ARTIFACTS),
-                    "access_key": store.access_keys.apply(lambda keys: keys["mlflow"]),
-                    "secret_key": store.secret_keys.apply(lambda keys: keys["mlflow"]),
-                },
-                "users": ["trainer", "promoter"],
-                # The promoter mirrors its decisions onto the trainer's runs; the trainer changes nothing of his.
-                "grants": {"promoter": {"experiment": "EDIT", "registered_model": "MANAGE"}},
-                "password_generation": self.settings.rotation.get("mlflow", 1),
-                "labels": self.labels,
+        args: MlflowServerArgs = {
+            "namespace": namespace,
+            "image": self.image,
+            "replicas": self.settings.tracking.replicas,
+            "database": {
+                "host": database.host,
+                "port": database.port,
+                "name": database.database,
+                "user": database.user,
+                "password": database.password,
             },
-            self.opts,
-        )
+            "artifacts": {
+                "endpoint": store.endpoint,
+                "region": store.region,
+                "bucket": self._bucket(ARTIFACTS),
+                "access_key": store.access_keys.apply(lambda keys: keys["mlflow"]),
+                "secret_key": store.secret_keys.apply(lambda keys: keys["mlflow"]),
+            },
+            "users": ["trainer", "promoter"],
+            # The promoter mirrors its decisions onto the trainer's runs; the trainer changes nothing of his.
+            "grants": {"promoter": {"experiment": "EDIT", "registered_model": "MANAGE"}},
+            "password_generation": self.settings.rotation.get("mlflow", 1),
+            "labels": self.labels,
+        }
+        if said := asked(self.settings.tracking):
+            args["resources"] = said
+        return MlflowServer("mlflow", args, self.opts)
 
     def _monitoring(self, namespace: pulumi.Output[str]) -> Monitoring:
         return Monitoring(
@@ -356,6 +360,8 @@ class _Builder:
             "key_generations": dict.fromkeys(gateway.callers, self.settings.rotation.get("gateway", 1)),
             "labels": self.labels,
         }
+        if said := asked(gateway):
+            args["resources"] = said
         if gateway.hostname and gateway.gateway_class and gateway.issuer:
             args["hostname"] = gateway.hostname
             args["gateway_class"] = gateway.gateway_class
@@ -411,6 +417,23 @@ class _Builder:
                 ],
                 opts=opts,
             )
+
+
+class Asked(TypedDict):
+    """What the pods of a part ask for; what is left away is the component's default."""
+
+    cpu: NotRequired[float]
+    memory: NotRequired[str]
+
+
+def asked(part: Sized) -> Asked:
+    """What a stack says that the pods of a part ask for. Pure."""
+    said: Asked = {}
+    if part.cpus is not None:
+        said["cpu"] = part.cpus
+    if part.memory is not None:
+        said["memory"] = part.memory
+    return said
 
 
 def _after(value: pulumi.Output[str], *others: pulumi.Output[str]) -> pulumi.Output[str]:

@@ -143,7 +143,14 @@ class ExistingSettings(_Section):
     nodes: dict[DnsName, Nodes] = Field(min_length=1, description="Its nodes, by name, for placement and capacity.")
 
 
-class StoreSettings(_Section):
+class Sized(_Section):
+    """What each pod of a part of the platform asks for; small machines do with less than the components' defaults."""
+
+    cpus: float | None = Field(default=None, gt=0, description="Processor cores [default: the component's].")
+    memory: Quantity | None = Field(default=None, description="Memory, request and limit [default: the component's].")
+
+
+class StoreSettings(Sized):
     """The object store."""
 
     engine: ObjectStoreEngine = ObjectStoreEngine.MINIO
@@ -153,7 +160,7 @@ class StoreSettings(_Section):
     staging_days: int = Field(default=30, ge=1, description="Days after which staging and checkpoints expire.")
 
 
-class DatabaseSettings(_Section):
+class DatabaseSettings(Sized):
     """PostgreSQL, for MLflow."""
 
     engine: PostgresEngine = PostgresEngine.IN_CLUSTER
@@ -165,13 +172,13 @@ class DatabaseSettings(_Section):
     backup_days: int = Field(default=14, ge=1, description="Days that dumps are kept.")
 
 
-class TrackingSettings(_Section):
+class TrackingSettings(Sized):
     """MLflow."""
 
     replicas: int = Field(default=1, ge=1, le=10)
 
 
-class GatewaySettings(_Section):
+class GatewaySettings(Sized):
     """The REST API."""
 
     replicas: int = Field(default=1, ge=1, le=50)
@@ -219,6 +226,8 @@ class TrainOverride(_Section):
     memory: Quantity | None = None
     gpu_memory: Quantity | None = None
     accelerator: str | None = None
+    head_cpus: float | None = Field(default=None, gt=0, description="Of the pod that drives a training [default: 1].")
+    head_memory: Quantity | None = Field(default=None, description="Of that pod [default: 4Gi].")
     schedule: Cron | None = None
 
 

@@ -16,7 +16,7 @@ from components.triton import AGENT, TritonPool, TritonPoolArgs
 from infra.capacity import Demand, Placed, Shape, Use, bytes_of
 from infra.models import Model
 from infra.platform import Platform
-from infra.settings import ExistingSettings, Settings, TritonPoolSettings
+from infra.settings import ExistingSettings, Settings, Sized, TritonPoolSettings
 from modelport.contract import duration_seconds
 
 PLATFORM = "(platform)"
@@ -46,7 +46,8 @@ def demands(models: Sequence[Model], settings: Settings) -> list[Demand]:
     for model in models:
         workers = model.spec.train.workers
         key = f"models/{model.name}/model.yaml: train.workers"
-        found.append(Demand(model.name, "train head", Use.TRAINING, 1, HEAD_CPUS, bytes_of(HEAD_MEMORY), key=key))
+        cpus, memory = head(model)
+        found.append(Demand(model.name, "train head", Use.TRAINING, 1, cpus, bytes_of(memory), key=key))
         found.append(
             Demand(
                 model.name,
@@ -72,6 +73,12 @@ def demands(models: Sequence[Model], settings: Settings) -> list[Demand]:
     for name, pool in settings.triton_pools.items():
         found.append(_served(name, "shared pool", pool, f"modelport:triton_pools.{name}"))
     return found
+
+
+def head(model: Model) -> tuple[float, str]:
+    """Cores and memory of the pod that drives a model's training. Pure."""
+    train = model.settings.train
+    return train.head_cpus or HEAD_CPUS, train.head_memory or HEAD_MEMORY
 
 
 def own_pool(model: Model) -> TritonPoolSettings:
@@ -109,13 +116,14 @@ def platform_pods(settings: Settings) -> list[tuple[str, int, float, str]]:
     charts = [("operators", 4, 0.1, "512Mi")] if settings.operators.kuberay or settings.operators.keda else []
     if settings.monitoring.enabled:
         charts += [("Prometheus", 1, 0.5, "2Gi"), ("Grafana and others", 1, 0.3, "1Gi")]
-    return [
-        ("object store", settings.store.replicas, 0.25, "1Gi"),
-        ("PostgreSQL", 1, 0.25, "1Gi"),
-        ("MLflow", settings.tracking.replicas, 0.5, "2Gi"),
-        ("gateway", settings.gateway.replicas, 0.5, "2Gi"),
-        *charts,
+    own: list[tuple[str, int, Sized, float, str]] = [
+        ("object store", settings.store.replicas, settings.store, 0.25, "1Gi"),
+        ("PostgreSQL", 1, settings.database, 0.25, "1Gi"),
+        ("MLflow", settings.tracking.replicas, settings.tracking, 0.5, "2Gi"),
+        ("gateway", settings.gateway.replicas, settings.gateway, 0.5, "2Gi"),
     ]
+    sized = [(part, pods, said.cpus or cpus, said.memory or memory) for part, pods, said, cpus, memory in own]
+    return [*sized, *charts]
 
 
 def build_pools(
@@ -149,7 +157,8 @@ def build(
     """Everything of one model but its server pool."""
     spec, mine = model.spec, _labels(model, labels)
     where = {p.demand.part: p.shape for p in placed if p.demand.model == model.name}
-    worker, head = where["train worker"], where["train head"]
+    workers_at, head_at = where["train worker"], where["train head"]
+    head_cpus, head_memory = head(model)
     training_args: TrainingArgs = {
         "namespace": platform.training,
         "model": model.dns,
@@ -165,10 +174,10 @@ def build(
             "gpus": spec.train.workers.gpus,
             "memory": spec.train.workers.memory,
         },
-        "head": {"cpus": HEAD_CPUS, "memory": HEAD_MEMORY},
-        "placement": _placement(worker),
-        "head_placement": _placement(head),
-        "spot": worker.spot or head.spot,
+        "head": {"cpus": head_cpus, "memory": head_memory},
+        "placement": _placement(workers_at),
+        "head_placement": _placement(head_at),
+        "spot": workers_at.spot or head_at.spot,
         "time_limit_seconds": duration_seconds(spec.train.time_limit),
         "max_failures": spec.train.max_failures,
         "ray_version": versions.RAY,

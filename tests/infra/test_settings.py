@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from infra.models import load_models
+from infra.platform import asked
 from infra.settings import GkeSettings, gcp_settings, parse
-from infra.workload import precisions
+from infra.workload import head, platform_pods, precisions
 from modelport.errors import BadInput
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -107,3 +108,21 @@ def test_project_and_region_must_be_set(project, region, key):
         gcp_settings(project, region)
     assert caught.value.key == key
     assert f"pulumi config set {key}" in str(caught.value)
+
+
+def test_a_small_cluster_says_what_each_part_asks_for_and_the_capacity_is_reckoned_with_it():
+    small = {"cpus": 0.1, "memory": "512Mi"}
+    settings = parse(changed(store=small, database=small, tracking=small, gateway={**small, "replicas": 2}), "here")
+    said = {part: (pods, cpus, memory) for part, pods, cpus, memory in platform_pods(settings)}
+    assert [said[part] for part in ("object store", "PostgreSQL", "MLflow")] == [(1, 0.1, "512Mi")] * 3
+    assert said["gateway"] == (2, 0.1, "512Mi")
+    assert asked(settings.store) == {"cpu": 0.1, "memory": "512Mi"}
+    assert asked(parse(RIGHT, "here").store) == {}, "what is not said is the component's to decide"
+
+
+def test_the_pod_that_drives_a_training_can_be_smaller():
+    override = {"polyp_seg": {"train": {"head_cpus": 0.2, "head_memory": "3Gi"}}}
+    settings = parse(changed(models=override), "here")
+    sizes = {model.name: head(model) for model in load_models(PROJECT, settings)}
+    assert sizes["polyp_seg"] == (0.2, "3Gi")
+    assert sizes["dry_wet"] == (1.0, "4Gi")

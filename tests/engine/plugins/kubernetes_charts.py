@@ -1,4 +1,4 @@
-"""Helm releases as the stand-in provider emulates them: the chart's kinds arrive, its pods do not."""
+"""Helm releases as the stand-in provider emulates them: the chart's kinds arrive, its pods where they can run."""
 
 import os
 import re
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import kubernetes_kuberay as kuberay
 from plugin_kit import UNKNOWN, Refused
 
 RELEASE = "kubernetes:helm.sh/v3:Release"
@@ -23,6 +24,8 @@ class Chart:
     """Whether it installs them, by its values."""
     keeps_definitions: bool
     """Whether they stay when the release goes, as Helm leaves a chart's ``crds/`` folder alone."""
+    objects: Callable[[Mapping[str, Any]], list[dict[str, Any]]] = lambda inputs: []
+    """What else it makes, where that is emulated."""
 
 
 def _switched_on(values: Mapping[str, Any], path: tuple[str, ...], default: bool) -> bool:
@@ -35,7 +38,7 @@ def _switched_on(values: Mapping[str, Any], path: tuple[str, ...], default: bool
 
 
 CHARTS: Mapping[str, Chart] = {
-    "kuberay-operator": Chart(lambda values: True, keeps_definitions=True),
+    "kuberay-operator": Chart(lambda values: True, keeps_definitions=True, objects=kuberay.objects),
     "kube-prometheus-stack": Chart(
         lambda values: _switched_on(values, ("crds", "enabled"), default=True), keeps_definitions=True
     ),

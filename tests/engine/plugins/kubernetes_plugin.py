@@ -37,8 +37,8 @@ VERSION = "4.34.2"
 
 LIMITS = (
     "no YAML, Kustomize, Helm Chart, *Patch or *List resources: they are refused",
-    "a Helm Release brings its chart's kinds, and neither its pods nor its webhooks; only the charts "
-    + ", ".join(charts.CHARTS),
+    "a Helm Release brings its chart's kinds, no webhooks, and no pods but those of KubeRay's operator where pods run;"
+    " only the charts " + ", ".join(charts.CHARTS),
     "objects of a kind that a chart or definition of the same stack brings are not validated in the first preview",
     "no load balancer gets an address, and none is waited for; Ingresses are not waited for",
     "custom resources are ready when they are applied; pulumi.com/waitFor is refused",
@@ -208,7 +208,7 @@ class KubernetesProvider(sdk.Provider):
         if token(request) == charts.RELEASE:
             if request.preview:
                 return "", properties({**item, "status": UNKNOWN}, given.secrets)
-            return f"{item['namespace']}/{item['name']}", self._release(given, revision=1)
+            return f"{item['namespace']}/{item['name']}", self._release(given, 1, request.urn, request.timeout)
         if request.preview and has_unknown(item):
             return "", _outputs(item, given.secrets)
         if request.preview:
@@ -256,7 +256,7 @@ class KubernetesProvider(sdk.Provider):
             if request.preview:
                 return properties({**item, "status": UNKNOWN}, given.secrets)
             revision = plain(request.olds).values.get("status", {}).get("revision", 0) + 1
-            return self._release(given, revision)
+            return self._release(given, revision, request.urn, request.timeout)
         if not request.preview:
             return self._apply(given, request.urn, request.timeout)
         if has_unknown(item):
@@ -321,7 +321,7 @@ class KubernetesProvider(sdk.Provider):
             return False
         return any(ready.POD_SECURITY in text for text in self._api.warnings(live, since))
 
-    def _release(self, given: Plain, revision: int) -> dict[str, PropertyValue]:
+    def _release(self, given: Plain, revision: int, urn: str, timeout: float) -> dict[str, PropertyValue]:
         inputs = given.values
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": inputs["namespace"]}}
         if self._api.get(namespace) is None:
@@ -330,6 +330,8 @@ class KubernetesProvider(sdk.Provider):
             self._api.apply(namespace)
         for definition in charts.definitions(inputs):
             self._api.apply_definition(definition.name, definition.document)
+        for item in charts.CHARTS[inputs["chart"]].objects(inputs):
+            self._apply(Plain(item, frozenset()), urn, timeout)
         status = {
             "chart": inputs["chart"],
             "name": inputs["name"],
@@ -367,6 +369,8 @@ class KubernetesProvider(sdk.Provider):
     def _delete(self, request: sdk.DeleteRequest) -> None:
         state = plain(request.properties).values
         if token(request) == charts.RELEASE:
+            for item in reversed(charts.CHARTS[state["chart"]].objects(state)):
+                self._gone(item, request.timeout)
             if not charts.CHARTS[state["chart"]].keeps_definitions:
                 for definition in charts.definitions(state):
                     self._gone(_definition_object(definition.name), request.timeout)

@@ -3,11 +3,12 @@
 import argparse
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 
 from tools.build import digest, ensure
 from tools.cache import cache_folder, say_on_stderr
-from tools.catalog import ROOT, TOOLS, BuildError, Tool, module_version
+from tools.catalog import ROOT, TOOLS, BuildError, Tool
 from tools.golang import choose_go, wanted_go
 from tools.own import own_program
 
@@ -28,9 +29,11 @@ def main(arguments: Sequence[str]) -> int:
             for line in _listing(chosen):
                 print(line)
             return 0
+        started = time.monotonic()
         for tool in chosen:
             if not _all_own(tool):
                 ensure(tool)
+        say_on_stderr(f"tools: {len(chosen)} are there, after {time.monotonic() - started:.0f} s")
     except BuildError as error:
         say_on_stderr(str(error))
         return 1
@@ -49,7 +52,7 @@ def _listing(tools: Sequence[Tool]) -> Iterator[str]:
     for tool in tools:
         folder = cache / f"{tool.name}-{digest(tool, ROOT, go.version)}"
         state = "your own" if _all_own(tool) else str(folder) if folder.is_dir() else "not built"
-        yield f"{tool.name:20} {module_version(ROOT / tool.name, tool.module):10} {state}"
+        yield f"{tool.name:20} {tool.version() or 'our own':10} {state}"
 
 
 if __name__ == "__main__":

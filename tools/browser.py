@@ -2,26 +2,20 @@
 
 import os
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from tools.cache import Say, say_on_stderr
+from tools.debian import PROGRAMS, PackagesMissing, Run, install, run_quietly
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NAMES = PROGRAMS["chromium"]
 """What Chromium is called on PATH, by distribution."""
 
 VARIABLE = "MODELPORT_CHROMIUM"
 """Environment variable with the path of the user's own."""
 
 HOW = f"install Chromium, or set {VARIABLE} to the path of one; until then the tests of the page are skipped"
-
-_INSTALL = (("apt-get", "update"), ("apt-get", "install", "--yes", "--no-install-recommends", "chromium"))
-_MINUTES = 15
-
-Run = Callable[[tuple[str, ...]], int]
-"""Runs a command, and gives its exit status."""
 
 
 def find_browser(environment: Mapping[str, str]) -> Path | None:
@@ -52,43 +46,17 @@ def ensure_browser(environment: Mapping[str, str], is_root: bool, run: Run, say:
     if named:
         say(f"{VARIABLE} is {named!r}, which is no program: {HOW}")
         return None
-    if not is_root or shutil.which("apt-get", path=environment.get("PATH", "")) is None:
-        say(f"there is no Chromium on PATH, and it takes root and apt-get to install it: {HOW}")
-        return None
-    say("installing Debian's package chromium, for the tests of the page")
-    for command in _INSTALL:
-        status = run(command)
-        if status != 0:
-            say(f"`{' '.join(command)}` failed with status {status}: {HOW}")
-            return None
-    return find_browser(environment)
-
-
-def _run(command: tuple[str, ...]) -> int:
-    """Run a package command without questions; what it prints is shown where it fails only."""
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     try:
-        done = subprocess.run(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=60 * _MINUTES,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        say_on_stderr(str(error))
-        return 1
-    if done.returncode != 0:
-        say_on_stderr(done.stdout[-2000:])
-    return done.returncode
+        install(["chromium"], environment, is_root, run, say)
+    except PackagesMissing as error:
+        say(f"{error}: {HOW}")
+        return None
+    return find_browser(environment)
 
 
 def main() -> int:
     """Say where the browser is. The status is 0 without one, too: nothing but the tests of the page needs it."""
-    found = ensure_browser(os.environ, os.geteuid() == 0, _run, say_on_stderr)
+    found = ensure_browser(os.environ, os.geteuid() == 0, run_quietly, say_on_stderr)
     if found is not None:
         print(found)
     return 0

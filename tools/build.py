@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tools.cache import Say, cache_folder, failure, logged, once, say_on_stderr
-from tools.catalog import ROOT, TOOLS, BuildError, Tool, module_version, parse_version
+from tools.catalog import ROOT, TOOLS, BuildError, Tool, parse_version
 from tools.golang import ENVIRONMENT, FLAGS, choose_go, wanted_go
 from tools.own import own_program
 
@@ -80,9 +80,9 @@ def ensure(tool: Tool, *, root: Path = ROOT, cache: Path | None = None, say: Say
     name = f"{tool.name}-{digest(tool, root, go.version)}"
 
     def build(folder: Path, log: Path) -> None:
-        _build(tool, root / tool.name, go.locate(), _ldflags(tool, root), folder, log)
+        _build(tool, root, go.locate(), folder, log)
 
-    return once(cache, name, f"{tool.name} {module_version(root / tool.name, tool.module)}", say, build)
+    return once(cache, name, " ".join(filter(None, (tool.name, tool.version(root)))), say, build)
 
 
 def digest(tool: Tool, root: Path, go_version: str) -> str:
@@ -95,7 +95,7 @@ def digest(tool: Tool, root: Path, go_version: str) -> str:
             for file in files
             if file.is_file()
         },
-        "flags": [*FLAGS, _ldflags(tool, root)],
+        "flags": [*_flags(tool), _ldflags(tool, root)],
         "environment": ENVIRONMENT,
         "programs": dict(tool.programs),
         "copied": [[copied.module, copied.source, copied.target] for copied in tool.copied],
@@ -105,20 +105,26 @@ def digest(tool: Tool, root: Path, go_version: str) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def _flags(tool: Tool) -> list[str]:
+    return [*FLAGS, *(["-tags", ",".join(tool.tags)] if tool.tags else [])]
+
+
 def _ldflags(tool: Tool, root: Path) -> str:
-    version = module_version(root / tool.name, tool.module)
+    version = tool.version(root) or "v0.0.0"
     major, minor = parse_version(version)[:2]
     return f"-s -w {tool.ldflags.format(version=version, major=major, minor=minor)}".strip()
 
 
-def _build(tool: Tool, source: Path, go: Path, ldflags: str, folder: Path, log: Path) -> None:
+def _build(tool: Tool, root: Path, go: Path, folder: Path, log: Path) -> None:
+    source = root / tool.name
     environment = {**os.environ, **ENVIRONMENT}
     # A Go knows its own root; one that is set may be that of another version.
     environment.pop("GOROOT", None)
     if tool.programs:
         binaries = folder / "bin"
         binaries.mkdir()
-        command = [str(go), "build", *FLAGS, "-ldflags", ldflags, "-o", f"{binaries}/", *tool.programs.values()]
+        options = [*_flags(tool), "-ldflags", _ldflags(tool, root), "-o", f"{binaries}/"]
+        command = [str(go), "build", *options, *tool.programs.values()]
         logged(command, log, cwd=source, environment=environment, what=tool.name)
         for name, package in tool.programs.items():
             built = binaries / _default_name(package)

@@ -38,7 +38,7 @@ def once(cache: Path, name: str, what: str, say: Say, make: Callable[[Path, Path
     final = cache / name
     if final.is_dir():
         return final
-    with _locked(cache / f"{name}.lock", what, say):
+    with locked(cache / f"{name}.lock", what, say):
         if final.is_dir():
             return final
         for left in cache.glob(f"{name}.building-*"):
@@ -94,12 +94,13 @@ def say_on_stderr(text: str) -> None:
 
 
 @contextmanager
-def _locked(file: Path, what: str, say: Say) -> Generator[None]:
+def locked(file: Path, what: str, say: Say) -> Generator[None]:
+    """Hold a lock, which ends with the process that holds it; who has to wait is told that `what` is being made."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say(f"{what} is being built by another process: waiting for it")
+            say(f"{what} is being made by another process: waiting for it")
             fcntl.flock(stream, fcntl.LOCK_EX)
         yield

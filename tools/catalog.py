@@ -31,12 +31,14 @@ class Tool:
     """What one folder under ``tools/`` gives."""
 
     name: str
-    module: str
-    """The Go module that this tool is named after; its version is the tool's."""
+    module: str | None = None
+    """The Go module that this tool is named after; its version is the tool's. None: the program is in the folder."""
     programs: Mapping[str, str] = field(default_factory=dict[str, str])
     """Package of each program, by the program's name."""
     ldflags: str = ""
     """Linker flags that tell programs their version, with {version}, {major} and {minor}."""
+    tags: tuple[str, ...] = ()
+    """Build tags, which leave parts of a program away."""
     copied: tuple[Copied, ...] = ()
 
     @property
@@ -46,16 +48,33 @@ class Tool:
             copied.target.removeprefix("bin/") for copied in self.copied if copied.target.startswith("bin/")
         }
 
+    def version(self, root: Path = ROOT) -> str | None:
+        """Such as ``v1.2.3``; None for a program of ours, which has none.
+
+        Raises:
+            BuildError: the ``go.mod`` of this tool does not require its module.
+        """
+        return None if self.module is None else module_version(root / self.name, self.module)
+
 
 KUBERNETES = "k8s.io/kubernetes"
 _KUBERNETES_VERSION = "k8s.io/component-base/version"
 _PULUMI = "github.com/pulumi/pulumi/pkg/v3"
 _KWOK = "sigs.k8s.io/kwok"
 _KUBERAY = "github.com/ray-project/kuberay/ray-operator"
+_CONTAINERD = "github.com/containerd/containerd/v2"
+_CNI = "github.com/containernetworking/plugins"
+_COREDNS = "github.com/coredns/coredns"
+_MINIO = "github.com/minio/minio"
+_MC = "github.com/minio/mc"
 
 
 def _crds_only(name: str, module: str, folder: str) -> Tool:
     return Tool(name, module, copied=(Copied(module, folder, "crds"),))
+
+
+def _ours(name: str) -> Tool:
+    return Tool(name, programs={name: f"modelport/tools/{name}"})
 
 
 TOOLS: Mapping[str, Tool] = {
@@ -74,12 +93,20 @@ TOOLS: Mapping[str, Tool] = {
                 ),
             ),
         ),
+        # Control plane and node in one module: they share most of what is compiled, and have to be of one version.
         Tool(
             "kubernetes",
             KUBERNETES,
             {
                 name: f"{KUBERNETES}/cmd/{name}"
-                for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
+                for name in (
+                    "kube-apiserver",
+                    "kube-controller-manager",
+                    "kube-scheduler",
+                    "kubectl",
+                    "kubelet",
+                    "kube-proxy",
+                )
             },
             ldflags=f"-X {_KUBERNETES_VERSION}.gitVersion={{version}} -X {_KUBERNETES_VERSION}.gitMajor={{major}}"
             f" -X {_KUBERNETES_VERSION}.gitMinor={{minor}}",
@@ -87,8 +114,36 @@ TOOLS: Mapping[str, Tool] = {
         Tool("etcd", "go.etcd.io/etcd/server/v3", {"etcd": "go.etcd.io/etcd/server/v3"}),
         Tool("kwok", _KWOK, {"kwok": f"{_KWOK}/cmd/kwok"}, copied=(Copied(_KWOK, "kustomize/stage", "stages"),)),
         Tool(
-            "ray-operator", _KUBERAY, {"ray-operator": _KUBERAY}, copied=(Copied(_KUBERAY, "config/crd/bases", "crds"),)
+            "ray-operator",
+            _KUBERAY,
+            {"ray-operator": _KUBERAY},
+            # What it may do stands in its chart too, which no module carries.
+            copied=(
+                Copied(_KUBERAY, "config/crd/bases", "crds"),
+                Copied(_KUBERAY, "config/rbac/role.yaml", "role.yaml"),
+            ),
         ),
+        Tool(
+            "containerd",
+            _CONTAINERD,
+            {name: f"{_CONTAINERD}/cmd/{name}" for name in ("containerd", "containerd-shim-runc-v2", "ctr")},
+            ldflags=f"-X {_CONTAINERD}/version.Version={{version}}",
+            # File systems that need C libraries, or that nobody has for this.
+            tags=("no_btrfs", "no_devmapper", "no_zfs"),
+        ),
+        Tool(
+            "cni",
+            _CNI,
+            {
+                Path(package).name: f"{_CNI}/plugins/{package}"
+                for package in ("main/bridge", "main/loopback", "ipam/host-local", "meta/portmap")
+            },
+        ),
+        Tool("coredns", _COREDNS, {"coredns": _COREDNS}),
+        Tool("minio", _MINIO, {"minio": _MINIO}),
+        Tool("mc", _MC, {"mc": _MC}),
+        _ours("pause"),
+        _ours("probe"),
         _crds_only("keda", "github.com/kedacore/keda/v2", "config/crd/bases"),
         _crds_only(
             "prometheus-operator",

@@ -1,27 +1,23 @@
 """Stands for GKE's disk provisioner: makes a volume for each claim that its classes are asked for, without a disk.
 
-Run as ``python storage.py KUBECONFIG``, with a kubeconfig written as JSON. It keeps to the protocol of a real external
-provisioner: a claim gets its volume when the scheduler has chosen a node for its first pod, and a volume goes when its
-claim is gone. Nothing is resized, attached or mounted.
+Run as ``python -m tests.cluster.storage KUBECONFIG``, with a kubeconfig written as JSON. It keeps to the protocol of a
+real external provisioner: a claim gets its volume when the scheduler has chosen a node for its first pod, and a volume
+goes when its claim is gone. Nothing is resized, attached or mounted.
 """
 
-import base64
-import json
-import ssl
 import sys
-import time
-import urllib.error
-import urllib.request
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
+
+from tests.cluster.api import Api, Manifest
 
 PROVISIONER = "pd.csi.storage.gke.io"
 CLASSES = {"standard-rwo": "pd-balanced", "premium-rwo": "pd-ssd"}
 """GKE's own storage classes, and the disk type of each; the first is the default."""
-_RETRY_S = 0.5
 
 
-def manifests() -> list[dict[str, Any]]:
+def manifests() -> list[Manifest]:
     """The driver and the storage classes, as GKE has them; of the driver only that nothing has to be attached."""
     default = next(iter(CLASSES))
     driver = {
@@ -51,22 +47,41 @@ def manifests() -> list[dict[str, Any]]:
     ]
 
 
-def volume_for(claim: dict[str, Any]) -> dict[str, Any] | None:
+def volume_for(claim: Manifest) -> Manifest | None:
     """The volume that a claim should get now; None where it is not ours, has one, or has no node yet."""
-    metadata, spec = claim["metadata"], claim["spec"]
-    annotations = metadata.get("annotations", {})
-    if (
-        spec.get("storageClassName") not in CLASSES
-        or spec.get("volumeName")
-        or "deletionTimestamp" in metadata
-        or "volume.kubernetes.io/selected-node" not in annotations
-    ):
+    if not wants_volume(claim, CLASSES):
         return None
-    name = volume_name(claim)
+    disk = {"csi": {"driver": PROVISIONER, "volumeHandle": volume_name(claim), "fsType": "ext4"}}
+    return volume(claim, PROVISIONER, disk)
+
+
+def wants_volume(claim: Manifest, classes: Container[str]) -> bool:
+    """Whether a claim waits for a volume of one of these classes, and its first pod has a node."""
+    metadata, spec = claim["metadata"], claim["spec"]
+    return (
+        spec.get("storageClassName") in classes
+        and not spec.get("volumeName")
+        and "deletionTimestamp" not in metadata
+        and "volume.kubernetes.io/selected-node" in metadata.get("annotations", {})
+    )
+
+
+def volume(claim: Manifest, provisioner: str, source: Mapping[str, Any]) -> Manifest:
+    """A volume as large as its claim wants it, and reserved for it.
+
+    Args:
+        claim: whose it is.
+        provisioner: who makes and removes it.
+        source: what it is: the part of the volume's spec that says so.
+    """
+    metadata, spec = claim["metadata"], claim["spec"]
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
-        "metadata": {"name": name, "annotations": {"pv.kubernetes.io/provisioned-by": PROVISIONER}},
+        "metadata": {
+            "name": volume_name(claim),
+            "annotations": {"pv.kubernetes.io/provisioned-by": provisioner},
+        },
         "spec": {
             "accessModes": spec["accessModes"],
             "capacity": {"storage": spec["resources"]["requests"]["storage"]},
@@ -77,85 +92,50 @@ def volume_for(claim: dict[str, Any]) -> dict[str, Any] | None:
                 "name": metadata["name"],
                 "uid": metadata["uid"],
             },
-            "csi": {"driver": PROVISIONER, "volumeHandle": name, "fsType": "ext4"},
             "persistentVolumeReclaimPolicy": "Delete",
             "storageClassName": spec["storageClassName"],
             "volumeMode": spec.get("volumeMode", "Filesystem"),
+            **source,
         },
     }
 
 
-def volume_name(claim: dict[str, Any]) -> str:
+def volume_name(claim: Manifest) -> str:
     """Name of a claim's volume."""
     return f"pvc-{claim['metadata']['uid']}"
 
 
-def main(kubeconfig: Path) -> None:
-    """Follow the claims of all namespaces for ever; a connection that breaks is opened anew."""
-    config = json.loads(kubeconfig.read_text())
-    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
-    api = _Api(cluster["server"], user["token"], cluster["certificate-authority-data"])
-    while True:
-        try:
-            _follow(api)
-        except (OSError, ValueError) as error:  # URLError and broken streams are OSErrors
-            print(f"claims cannot be followed: {error}", flush=True)
-            time.sleep(_RETRY_S)
+def provide(api: Api, make: Callable[[Manifest], Manifest | None], removed: Callable[[str], None]) -> Never:
+    """Follow the claims of all namespaces for ever: give them volumes, and remove those whose claims are gone.
+
+    Args:
+        api: whose claims they are.
+        make: gives the volume that a claim should get now, or None.
+        removed: is told the name of a volume that is no more.
+    """
+
+    def changed(event: str, claim: Manifest) -> None:
+        if event == "DELETED":
+            _remove(api, volume_name(claim), removed)
+            return
+        made = make(claim)
+        if made is not None:
+            api.send_unless("POST", "/api/v1/persistentvolumes", made, status=409)
+
+    def listed(claims: Sequence[Manifest]) -> None:
+        for claim in claims:
+            changed("ADDED", claim)
+        for found in api.get("/api/v1/persistentvolumes")["items"]:
+            if found.get("status", {}).get("phase") == "Released":
+                _remove(api, found["metadata"]["name"], removed)
+
+    api.follow("/api/v1/persistentvolumeclaims", listed, changed)
 
 
-def _follow(api: "_Api") -> None:
-    listing = json.loads(api.open("GET", "/api/v1/persistentvolumeclaims").read())
-    for claim in listing["items"]:
-        _provide(api, claim)
-    for volume in json.loads(api.open("GET", "/api/v1/persistentvolumes").read())["items"]:
-        if volume.get("status", {}).get("phase") == "Released":
-            _remove(api, volume["metadata"]["name"])
-    version = listing["metadata"]["resourceVersion"]
-    with api.open("GET", f"/api/v1/persistentvolumeclaims?watch=1&resourceVersion={version}") as stream:
-        for line in stream:
-            event = json.loads(line)
-            if event["type"] == "DELETED":
-                _remove(api, volume_name(event["object"]))
-            elif event["type"] == "ERROR":
-                raise ValueError(event["object"])
-            else:
-                _provide(api, event["object"])
-
-
-def _provide(api: "_Api", claim: dict[str, Any]) -> None:
-    volume = volume_for(claim)
-    if volume is not None:
-        api.open_unless("POST", "/api/v1/persistentvolumes", volume, status=409)
-
-
-def _remove(api: "_Api", volume: str) -> None:
-    api.open_unless("DELETE", f"/api/v1/persistentvolumes/{volume}", status=404)
-
-
-class _Api:
-    def __init__(self, url: str, token: str, authority: str) -> None:
-        self._url, self._token = url, token
-        context = ssl.create_default_context(cadata=base64.b64decode(authority).decode())
-        self._opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
-        )
-
-    def open(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        request = urllib.request.Request(
-            self._url + path,
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={"Authorization": f"Bearer {self._token}", "Content-Type": "application/json"},
-        )
-        return self._opener.open(request)
-
-    def open_unless(self, method: str, path: str, body: dict[str, Any] | None = None, *, status: int) -> None:
-        try:
-            self.open(method, path, body).close()
-        except urllib.error.HTTPError as error:
-            if error.code != status:
-                raise
+def _remove(api: Api, name: str, removed: Callable[[str], None]) -> None:
+    api.send_unless("DELETE", f"/api/v1/persistentvolumes/{name}", status=404)
+    removed(name)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    provide(Api(Path(sys.argv[1])), volume_for, lambda name: None)

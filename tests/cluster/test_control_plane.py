@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from tests.cluster.control_plane import ApiError, ControlPlane, ControlPlaneError, condition_of
+from tests.cluster.client import ApiError, ClusterError, condition_of
+from tests.cluster.control_plane import ControlPlane
+from tests.cluster.leftovers import processes_of
 
 ROOT = Path(__file__).resolve().parents[2]
 RESTRICTED_POD = {"runAsNonRoot": True, "runAsUser": 1000, "seccompProfile": {"type": "RuntimeDefault"}}
@@ -94,7 +95,7 @@ class TestAdmission:
     def test_an_unknown_field_is_refused(self, control_plane: ControlPlane, namespace: str) -> None:
         deployment = workload("Deployment", namespace, "typo", pod_spec(), replica=2)
 
-        with pytest.raises(ControlPlaneError, match='unknown field "replica"'):
+        with pytest.raises(ClusterError, match='unknown field "replica"'):
             control_plane.apply(deployment)
 
 
@@ -244,7 +245,7 @@ class TestRay:
 
 class TestItsOwnLife:
     def test_a_wait_that_fails_shows_the_end_of_the_log(self, control_plane: ControlPlane) -> None:
-        with pytest.raises(ControlPlaneError) as failure:
+        with pytest.raises(ClusterError) as failure:
             control_plane.wait_for("kube-apiserver", "does what it never does", lambda: None, 0.1)
 
         assert str(failure.value).startswith("not within 0 s: kube-apiserver does what it never does\n")
@@ -284,16 +285,3 @@ class TestItsOwnLife:
             time.sleep(0.1)
         assert processes_of(state) == []
         assert not state.exists()
-
-
-def processes_of(state: Path) -> list[str]:
-    """Names of the programs that run in a state folder, or with it in their command line."""
-    found: list[str] = []
-    for process in psutil.process_iter():
-        try:
-            command = process.cmdline()
-            if any(str(state) in part for part in command) or Path(process.cwd()) == state:
-                found.append(Path(command[0]).name)
-        except psutil.Error:
-            continue
-    return found

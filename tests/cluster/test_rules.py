@@ -1,9 +1,11 @@
 """Which node objects are made, and which claims get a volume."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.cluster import volumes
 from tests.cluster.nodes import Node, gke_node
 from tests.cluster.storage import volume_for
 
@@ -80,3 +82,25 @@ def test_a_volume_is_as_large_as_asked_for_and_reserved_for_its_claim() -> None:
     assert volume is not None
     assert volume["spec"]["capacity"] == {"storage": "1Gi"}
     assert volume["spec"]["claimRef"]["uid"] == "1"
+
+
+def test_a_folder_is_where_its_pod_is() -> None:
+    made = volumes.volume_for(claim(storageClassName=volumes.FOLDER), Path("/volumes"))
+
+    assert made is not None
+    assert made["spec"]["local"] == {"path": "/volumes/pvc-1"}
+    (term,) = made["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]
+    assert term["matchExpressions"][0]["values"] == ["general-1"]
+    assert volumes.volume_for(claim(), Path("/volumes")) is None, "a disk of GKE's"
+
+
+@pytest.mark.parametrize(
+    ("quantity", "size"),
+    [("1024", 1024), ("2k", 2000), ("16Mi", 16 << 20), ("1Gi", 1 << 30), ("1.5Gi", 3 << 29), ("1T", None)],
+)
+def test_the_size_of_a_disk(quantity: str, size: int | None) -> None:
+    if size is None:
+        with pytest.raises(ValueError, match="'1T'"):
+            volumes.size_of(quantity)
+    else:
+        assert volumes.size_of(quantity) == size

@@ -141,6 +141,31 @@ class TestBuilding:
 
         assert (workshop.source / "go.sum").read_text() == ""
 
+    def test_tags_leave_parts_away(self, workshop: Workshop) -> None:
+        workshop.publish(
+            SOURCES
+            | {
+                "cmd/hello/main.go": 'package main\n\nvar size = "big"\n\nfunc main() { println(size) }\n',
+                "cmd/hello/small.go": '//go:build small\n\npackage main\n\nfunc init() { size = "small" }\n',
+            }
+        )
+        small = Tool(GREETER.name, GREETER.module, GREETER.programs, tags=("small",))
+
+        folder = ensure(small, root=workshop.root, cache=workshop.cache, say=workshop.said.append)
+
+        greeting = subprocess.run([folder / "bin" / "greet"], capture_output=True, text=True, check=True)
+        assert greeting.stderr == "small\n"
+
+    def test_a_program_of_ours_is_built_from_its_folder(self, workshop: Workshop) -> None:
+        (workshop.source / "go.mod").write_text("module modelport/tools/greeter\n\ngo 1.21\n")
+        (workshop.source / "main.go").write_text("package main\n\nfunc main() {}\n")
+        ours = Tool("greeter", programs={"greeter": "modelport/tools/greeter"})
+
+        folder = ensure(ours, root=workshop.root, cache=workshop.cache, say=workshop.said.append)
+
+        assert (folder / "bin" / "greeter").is_file()
+        assert workshop.said[0] == "building greeter"
+
 
 class TestOnce:
     def test_of_two_at_once_one_makes_it_and_the_other_waits(self, tmp_path: Path) -> None:
@@ -216,8 +241,9 @@ class TestKeys:
             digest(GREETER, root, "1.26.1"),
             digest(Tool("greeter", GREETER.module, GREETER.programs), root, "1.26.0"),
             digest(Tool("greeter", GREETER.module, GREETER.programs, ldflags="-X main.a=b"), root, "1.26.0"),
+            digest(Tool("greeter", GREETER.module, GREETER.programs, tags=("small",)), root, "1.26.0"),
         }
-        assert len(keys) == 4
+        assert len(keys) == 5
         assert all(re.fullmatch("[0-9a-f]{12}", key) for key in keys)
 
     def test_a_file_that_go_does_not_read_changes_nothing(self, root: Path) -> None:
@@ -355,23 +381,30 @@ class TestOwnPrograms:
 
 
 class TestCatalog:
-    @pytest.mark.parametrize("tool", TOOLS.values(), ids=TOOLS)
+    @pytest.mark.parametrize("tool", [tool for tool in TOOLS.values() if tool.module], ids=lambda tool: tool.name)
     def test_each_module_requires_what_it_is_named_after_and_pins_it(self, tool: Tool) -> None:
-        version = module_version(ROOT / tool.name, tool.module)
+        version = tool.version()
         pins = (ROOT / tool.name / "go.sum").read_text()
 
         assert f"{tool.module} {version} h1:" in pins
         assert f"{tool.module} {version}/go.mod h1:" in pins
 
-    @pytest.mark.parametrize("tool", [tool for tool in TOOLS.values() if tool.programs], ids=lambda tool: tool.name)
+    @pytest.mark.parametrize(
+        "tool", [tool for tool in TOOLS.values() if tool.module and tool.programs], ids=lambda tool: tool.name
+    )
     def test_tidying_a_module_would_keep_what_its_programs_need(self, tool: Tool) -> None:
         imports = set(re.findall(r'_ "(.+)"', (ROOT / tool.name / "tools.go").read_text()))
 
         assert imports == {package for package in tool.programs.values() if not package.startswith("modelport/")}
 
+    @pytest.mark.parametrize("tool", [tool for tool in TOOLS.values() if not tool.module], ids=lambda tool: tool.name)
+    def test_a_program_of_ours_needs_nothing_of_others(self, tool: Tool) -> None:
+        assert "require" not in (ROOT / tool.name / "go.mod").read_text()
+        assert tool.version() is None
+
     def test_a_name_that_nobody_has_lists_those_that_there_are(self) -> None:
-        with pytest.raises(BuildError, match=r"no tool has a program 'kubelet'; there are: .*kube-apiserver.*pulumi"):
-            program("kubelet")
+        with pytest.raises(BuildError, match=r"no tool has a program 'kubeadm'; there are: .*kube-apiserver.*pulumi"):
+            program("kubeadm")
         with pytest.raises(BuildError, match="no tool 'etcd' has crds; these have: ray-operator, keda"):
             crds("etcd")
 
@@ -390,7 +423,7 @@ class TestCommandLine:
 
     def test_an_unknown_name_is_refused_before_anything_is_built(self, capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as leaving:
-            main(["etcd", "kubelet"])
+            main(["etcd", "kubeadm"])
 
         assert leaving.value.code == 2
-        assert "unknown: kubelet; there are: pulumi" in capsys.readouterr().err
+        assert "unknown: kubeadm; there are: pulumi" in capsys.readouterr().err

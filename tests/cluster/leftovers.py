@@ -1,0 +1,65 @@
+"""What a cluster has on the machine while it runs, and may not leave."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Traces:
+    """Where a cluster of one node shows, taken while it runs."""
+
+    state: Path
+    network: str
+    """Its network namespace, as the kernel names it."""
+    group: str
+
+    @classmethod
+    def of(cls, state: Path) -> "Traces":
+        """The traces of the cluster with a state folder."""
+        pid = (state / "cell.pid").read_text()
+        group = next(path.parent for path in _groups() if pid in path.read_text().split())
+        return cls(state, os.readlink(f"/proc/{pid}/ns/net"), group.parent.name)
+
+    def left(self) -> list[str]:
+        """What is left of it now, for people."""
+        found = [f"process {name}" for name in processes_of(self.state)]
+        found += [f"process in its network: {pid}" for pid in _in_network(self.network)]
+        found += [
+            f"mount {line}" for line in Path("/proc/self/mountinfo").read_text().splitlines() if self._names(line)
+        ]
+        found += [f"control group {path.parent}" for path in _groups() if self.group in path.parts]
+        return found + ([str(self.state)] if self.state.exists() else [])
+
+    def _names(self, line: str) -> bool:
+        return str(self.state) in line or self.network in line
+
+
+def processes_of(state: Path) -> list[str]:
+    """Names of the programs that run in a state folder, or with it in their command line."""
+    found: list[str] = []
+    for process in psutil.process_iter():
+        try:
+            command = process.cmdline()
+            if any(str(state) in part for part in command) or Path(process.cwd()) == state:
+                found.append(Path(command[0]).name)
+        except psutil.Error:
+            continue
+    return found
+
+
+def _groups() -> list[Path]:
+    return sorted(Path("/sys/fs/cgroup").glob("**/modelport-*/**/cgroup.procs"))
+
+
+def _in_network(namespace: str) -> list[int]:
+    found: list[int] = []
+    for process in psutil.process_iter():
+        try:
+            if os.readlink(f"/proc/{process.pid}/ns/net") == namespace:
+                found.append(process.pid)
+        except OSError:
+            continue
+    return found

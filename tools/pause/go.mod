@@ -1,0 +1,3 @@
+module modelport/tools/pause
+
+go 1.26

@@ -1,0 +1,3 @@
+module modelport/tools/probe
+
+go 1.26

@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test lint unit check format down tools browser locks schema pin-images network-docs benchmarks clean
+.PHONY: help setup demo test lint unit check format down tools browser images cluster-demo locks schema pin-images network-docs benchmarks clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -25,6 +25,9 @@ setup: .venv/.installed ## install everything into .venv and .venv-triton
 demo: setup ## train, gate, serve, load-test polyp_seg on this machine, and print what happened
 	@$(BIN)/modelport demo
 
+cluster-demo: setup tools ## the whole stack in a real cluster on this machine: train, serve, promote under load, take down
+	@$(BIN)/python -m tests.whole
+
 down: setup ## stop the platform that the demo left running
 	@$(BIN)/modelport local down
 
@@ -40,7 +43,7 @@ lint: setup ## formatting, lint, types, directions of imports, model folders
 unit: setup tools browser ## every test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-tools: setup ## build the programs that tests of the infrastructure run; ten minutes the first time
+tools: setup ## build the programs that tests of the infrastructure run; a quarter of an hour the first time
 	@$(BIN)/python -m tools
 
 browser: setup ## find Chromium for the tests of the page; as root on Debian, install it
@@ -53,6 +56,10 @@ format: setup ## format and mend what can be mended
 schema: setup ## write the JSON schema of model.yaml, and the component package's
 	$(BIN)/modelport schema > docs/model.schema.json
 	$(BIN)/python -m components.package > components/schema.json
+
+images: setup ## build the platform's image; PUSH=REGISTRY/FOLDER pushes it, STACK=NAME pins it there, see docs/images.md
+	@$(BIN)/python -m tools.images.publish $(NAMES) $(if $(PUSH),--push $(PUSH)) $(if $(STACK),--stack $(STACK)) \
+		$(if $(ACCELERATOR),--accelerator $(ACCELERATOR))
 
 pin-images: setup ## ask the registries for the digests of external images (needs skopeo)
 	$(BIN)/python -m tools.pin_images
@@ -68,7 +75,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-annotate --custom-compile-command "make locks"
 locks: ## compile locks/ anew from pyproject.toml
 	@test -x $(BIN)/uv || { $(PYTHON) -m venv .venv && $(BIN)/python -m pip install --quiet --require-hashes -r locks/uv.txt; }
-	$(LOCK) --all-extras --group dev pyproject.toml -o locks/dev.txt
+	$(LOCK) --extra infra --extra local --group dev pyproject.toml -o locks/dev.txt
 	$(LOCK) -c locks/dev.txt pyproject.toml -o locks/core.txt
 	for extra in cluster export infra train promote serve loadtest platform local; do \
 		$(LOCK) -c locks/dev.txt --extra $$extra pyproject.toml -o locks/$$extra.txt || exit 1; done
@@ -76,6 +83,8 @@ locks: ## compile locks/ anew from pyproject.toml
 	$(BIN)/uv pip compile --quiet --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 		--custom-compile-command "make locks" --no-deps locks/triton.in -o locks/triton.txt
 	$(LOCK) --no-deps locks/go.in -o locks/go.txt
+	$(LOCK) --no-deps images/platform/headless.in -o images/platform/headless.txt
+	$(LOCK) images/platform/wheel.in -o images/platform/wheel.txt
 	$(LOCK) locks/policy.in -o locks/policy.txt
 	$(LOCK) --override locks/checks.overrides locks/checks.in -o locks/checks.txt
 

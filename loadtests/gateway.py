@@ -1,5 +1,6 @@
 """Users of the gateway: they upload an image with their API key and look at the answer."""
 
+import json
 import os
 import time
 
@@ -66,7 +67,7 @@ class GatewayUser(FastHttpUser):
         files = {"image": (question.name, question.data, question.media_type)}
         with self.client.post(self.path, files=files, headers=self.headers, catch_response=True) as response:
             if response.status_code != 200:
-                response.failure(f"{response.status_code}: {(response.text or str(response.error))[:200]}")
+                response.failure(f"{response.status_code}: {refusal(response.text) or response.error}"[:200])
                 return
             try:
                 release, outputs, precision = gateway_outputs(response.json())
@@ -76,3 +77,12 @@ class GatewayUser(FastHttpUser):
             problem = golden(self.environment).problem(question, outputs, release, precision)
             if problem:
                 response.failure(problem)
+
+
+def refusal(text: str | None) -> str:
+    """What the gateway says of a request that it refuses, without the request's own number: a reason is one reason."""
+    try:
+        said = json.loads(text or "")
+        return f"{said['reason']}: {said['message']}"
+    except (ValueError, KeyError, TypeError):
+        return text or ""

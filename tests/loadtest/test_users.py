@@ -116,6 +116,7 @@ def test_every_wrong_answer_is_counted_and_named(release: Release, tmp_path: Pat
         (200, {**right(release.digest), "mask": "no base64!"}),
         (200, {**right(release.digest), "precision": "int8"}),
         (503, {"detail": "Triton is away"}),
+        *((503, {"reason": "busy", "message": "too many", "request_id": str(number)}) for number in range(2)),
     ]
 
     def answer(number: int, body: bytes) -> Answer:
@@ -128,6 +129,7 @@ def test_every_wrong_answer_is_counted_and_named(release: Release, tmp_path: Pat
     assert report.failed == len(wrong)
     assert not report.passed
     reasons = "\n".join(report.failures)
+    assert report.failures["503: busy: too many"] == 2, "one reason, whatever the requests' numbers"
     for expected in ("mask has shape [23, 32]", "of mask differ", "release ffffffffffff", "nobody can read", "503"):
         assert expected in reasons
     assert "ran with int8, for which it states no tolerance" in reasons

@@ -1,0 +1,139 @@
+"""The whole life of a model in a real cluster on one machine, step by step, as people would take them.
+
+    make cluster-demo
+
+The real program on the real engine, the real operator, real training, serving and load. What is not real is said in
+docs/cluster-on-one-machine.md.
+"""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from infra.network import Namespace
+from tests.cluster.one_node import OneNode
+from tests.engine.engine import Changes
+from tests.whole.clock import Clock
+from tests.whole.site import Load, Site, brought_together
+from tests.whole.stack import DATASET, MODEL
+from tools.images import IMAGES, ensure_layout
+
+REQUESTS = 10_000
+"""At least so many are asked while versions change."""
+RATE = 40.0
+"""Requests a second; two cores serve them beside everything else."""
+
+
+@dataclass
+class Journey:
+    """What was found on the way."""
+
+    clock: Clock
+    releases: list[str] = field(default_factory=list[str])
+    """Digests, in the order in which they were promoted."""
+    load: Load | None = None
+
+    def take(self, folder: Path) -> None:
+        """Every step, from an empty machine to an empty machine."""
+        with self.site(folder) as site:
+            self.up(site)
+            self.push(site)
+            self.release(site, "first")
+            self.predict(site)
+            self.release(site, "second", "--set", "train.seed=1", promote=False)
+            self.change_over(site)
+            self.unchanged(site)
+            self.destroy(site)
+
+    @contextmanager
+    def site(self, folder: Path) -> Generator[Site]:
+        """The cluster, with its images; gone afterwards."""
+        with self.clock.step("images") as said:
+            layouts = [ensure_layout(name) for name in IMAGES]
+            said.append(f"{len(layouts)}")
+        cluster = OneNode()
+        try:
+            with self.clock.step("cluster") as said:
+                cluster.start()
+                for layout in layouts:
+                    cluster.import_layout(layout)
+                said.append(f"API server at {cluster.url}")
+            self.clock.explain = cluster.report
+            yield brought_together(folder, cluster)
+        finally:
+            self.clock.explain = lambda: ""
+            with self.clock.step("down") as said:
+                said.append(f"peak of memory {cluster.memory() / 2**30:.1f} GiB")
+                cluster.stop()
+
+    def up(self, site: Site) -> Changes:
+        """`pulumi up`."""
+        with self.clock.step("pulumi up") as said:
+            changes = site.up()
+            said.append(f"{len(changes.created)} resources")
+        return changes
+
+    def push(self, site: Site) -> None:
+        """The release manager pushes the dataset."""
+        with self.clock.step("data push") as said:
+            sample = site.project / "models" / MODEL / "sample"
+            told = site.manager.connected("data", "push", DATASET, str(sample))
+            said.append(told.out.strip().splitlines()[-1])
+
+    def release(self, site: Site, name: str, *options: str, promote: bool = True) -> str:
+        """The scientist trains, the manager lets it serve; the release's digest."""
+        with self.clock.step(f"train {name}") as said:
+            told = site.scientist.connected("train", MODEL, *options)
+            said.append(told.out.strip().splitlines()[-1])
+        digest: str = site.manager.connected("versions", MODEL, "--json").json[0]["digest"]
+        with self.clock.step(f"gate {name}") as said:
+            said.append(site.manager.connected("gate", MODEL, digest).out.strip().splitlines()[0])
+        if promote:
+            self.promote(site, digest)
+        self.releases.append(digest)
+        return digest
+
+    def promote(self, site: Site, digest: str) -> None:
+        """The manager promotes; it serves when the gateway says so."""
+        with self.clock.step(f"serve {digest[:12]}"):
+            site.manager.connected("promote", MODEL, digest, "--why", "the journey")
+            site.wait(f"{digest[:12]} to serve", lambda: site.model()["release"] == digest)
+
+    def predict(self, site: Site) -> None:
+        """Somebody asks with an API key."""
+        with self.clock.step("predict") as said:
+            image = site.project / "models" / MODEL / "sample" / "golden" / "plain.jpg"
+            answer = site.manager.connected("predict", MODEL, str(image), "--json").json
+            assert answer["release"] == self.releases[0], answer["release"]
+            said.append(f"coverage {answer['coverage']:.3f} by release {answer['release'][:12]}")
+
+    def change_over(self, site: Site) -> Load:
+        """A second release is promoted and taken back while people go on asking."""
+        first, second = self.releases
+        seconds = int(REQUESTS / RATE * 1.05) + 1
+        with self.clock.step("changeover") as said:
+            job = site.start_load(rate=RATE, seconds=seconds)
+            site.wait("the load test to ask", lambda: site.load_is_on(job))
+            site.manager.connected("promote", MODEL, second, "--why", "the journey, under load")
+            site.wait("the second release to serve", lambda: site.model()["release"] == second)
+            site.manager.connected("rollback", MODEL, "--why", "the journey, under load")
+            site.wait("the first release to serve again", lambda: site.model()["release"] == first)
+            self.load = site.end_of_load(job, seconds + 300)
+            said.append(f"{self.load.requests} requests, {self.load.failed} failed")
+            assert self.load.failed == 0, self.load.log
+            assert self.load.requests >= REQUESTS, self.load.log
+        return self.load
+
+    def unchanged(self, site: Site) -> None:
+        """A second preview finds nothing to do."""
+        with self.clock.step("second preview"):
+            again = site.engine.preview()
+            assert again.empty, str(again)
+
+    def destroy(self, site: Site) -> None:
+        """`pulumi destroy`; nothing of the stack is left."""
+        with self.clock.step("pulumi destroy") as said:
+            said.append(f"{len(site.destroy().deleted)} resources")
+            left = [name for name in site.namespaces() if name in set(Namespace)]
+            assert not left, left

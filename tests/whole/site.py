@@ -1,0 +1,191 @@
+"""A stack that is up in a real cluster on one machine: what a journey and the faults share."""
+
+import base64
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from infra.network import Namespace
+from tests.cluster.one_node import OneNode
+from tests.engine.engine import Changes, Engine, chart_definitions
+from tests.whole.laptop import Laptop
+from tests.whole.stack import CALLER, MANAGERS, MODEL, SCIENTISTS, STACK, small_project, write_stack
+from tools.build import ensure
+from tools.catalog import TOOLS
+
+T = TypeVar("T")
+
+PROJECT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 300
+"""For a pod on a busy machine to become ready."""
+
+
+@dataclass
+class Site:
+    """A cluster, the program that runs in it, and the laptops of two people."""
+
+    folder: Path
+    cluster: OneNode
+    engine: Engine
+    scientist: Laptop
+    manager: Laptop
+
+    @property
+    def project(self) -> Path:
+        """The copy of the project that the stack is made from."""
+        return self.engine.project
+
+    def up(self) -> Changes:
+        """`pulumi up`."""
+        return self.engine.up()
+
+    def destroy(self) -> Changes:
+        """`pulumi destroy`."""
+        return self.engine.destroy()
+
+    def namespaces(self) -> list[str]:
+        """Names of the cluster's namespaces."""
+        return [one["metadata"]["name"] for one in self.cluster.get("/api/v1/namespaces")["items"]]
+
+    def pods(self, namespace: Namespace, **labels: str) -> list[dict[str, Any]]:
+        """Pods that are not being deleted, by label."""
+        selector = ",".join(f"{key}%3D{value}" for key, value in labels.items())
+        found = self.cluster.get(f"/api/v1/namespaces/{namespace}/pods?labelSelector={selector}")["items"]
+        return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
+
+    def wait(self, what: str, ask: Callable[[], T | None], seconds: float = PATIENCE_S) -> T:
+        """The first answer that is neither None nor false.
+
+        Raises:
+            TimeoutError: there was none in time; with what the cluster says of its pods.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            if answer := ask():
+                return answer
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not within {seconds:.0f} s: {what}\n{self.cluster.report()}")
+            time.sleep(0.5)
+
+    def start_load(self, *, rate: float, seconds: int) -> str:
+        """Start the stack's load test as an open loop; the name of its Job."""
+        namespace, name = Namespace.SERVING.value, f"load-{time.time_ns() // 1_000_000}"
+        cron = f"{MODEL.replace('_', '-')}-load-test"
+        template = self.cluster.get(f"/apis/batch/v1/namespaces/{namespace}/cronjobs/{cron}")["spec"]["jobTemplate"]
+        (container,) = template["spec"]["template"]["spec"]["containers"]
+        told = container["args"]
+        told[told.index("--duration") + 1] = str(seconds)
+        template["spec"]["activeDeadlineSeconds"] = seconds + PATIENCE_S
+        container["args"] = [*told, "--rate", f"{rate:g}"]
+        metadata = {**template["metadata"], "name": name, "namespace": namespace}
+        self.cluster.request(
+            "POST",
+            f"/apis/batch/v1/namespaces/{namespace}/jobs",
+            {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": template["spec"]},
+        )
+        return name
+
+    def load_is_on(self, job: str) -> bool:
+        """Whether the load test's users are asking."""
+        selector = f"batch.kubernetes.io%2Fjob-name%3D{job}"
+        pods = self.cluster.get(f"/api/v1/namespaces/{Namespace.SERVING}/pods?labelSelector={selector}")["items"]
+        running = [pod for pod in pods if pod["status"]["phase"] != "Pending"]
+        return bool(running) and len(running) == len(pods) and "All users spawned" in self._load_log(job)
+
+    def end_of_load(self, job: str, seconds: float) -> "Load":
+        """What a load test found, when it has ended."""
+        path = f"/apis/batch/v1/namespaces/{Namespace.SERVING}/jobs/{job}"
+
+        def ended() -> bool:
+            conditions = self.cluster.get(path).get("status", {}).get("conditions", [])
+            return any(one["type"] in ("Complete", "Failed") and one["status"] == "True" for one in conditions)
+
+        self.wait(f"the end of {job}", ended, seconds)
+        return read_load(self._load_log(job))
+
+    def _load_log(self, job: str) -> str:
+        selector = f"batch.kubernetes.io/job-name={job},batch.kubernetes.io/job-completion-index=0"
+        return self.cluster.kubectl("-n", Namespace.SERVING.value, "logs", "--tail=-1", "-l", selector)
+
+    def desired(self) -> str:
+        """Digest of the release that is to serve."""
+        return self.manager.connected("status", MODEL, "--json").json["desired"]
+
+    def model(self) -> Mapping[str, Any]:
+        """What the gateway says of the model."""
+        return self.ask_gateway(f"/v1/models/{MODEL}")
+
+    def ask_gateway(self, path: str) -> Mapping[str, Any]:
+        """GET of the gateway with the caller's key, from the node."""
+        secret = self.cluster.get(f"/api/v1/namespaces/{Namespace.SERVING}/secrets/gateway-key-{CALLER}")
+        key = base64.b64decode(secret["data"]["api-key"]).decode()
+        service = self.cluster.get(f"/api/v1/namespaces/{Namespace.SERVING}/services/gateway")["spec"]
+        url = f"http://{service['clusterIP']}:{service['ports'][0]['port']}{path}"
+        program = (
+            "import sys, urllib.request as http;"
+            "asked = http.Request(sys.argv[1], headers={'X-API-Key': sys.stdin.read()});"
+            "print(http.urlopen(asked, timeout=10).read().decode())"
+        )
+        command = self.cluster.inside(sys.executable, "-I", "-c", program, url)
+        done = subprocess.run(command, input=key, capture_output=True, text=True, timeout=30, check=True)
+        return json.loads(done.stdout)
+
+
+def brought_together(folder: Path, cluster: OneNode) -> Site:
+    """The project's copy, the engine, and the people, for a cluster that is up."""
+    project = small_project(PROJECT, folder / "project")
+    write_stack(project, cluster.kubeconfig)
+    engine = Engine(
+        project,
+        folder / "engine",
+        kubeconfig=cluster.kubeconfig,
+        env={
+            "MODELPORT_TEST_CRDS": str(chart_definitions(folder / "charts")),
+            "MODELPORT_TEST_KUBERAY_RIGHTS": str(ensure(TOOLS["ray-operator"]) / "role.yaml"),
+            "MODELPORT_TEST_PATIENCE": str(PATIENCE_S),
+        },
+        timeout=900,
+    )
+    engine.stack_init(STACK)
+    scientist, manager = (_person(folder / group, cluster, project, group) for group in (SCIENTISTS, MANAGERS))
+    return Site(folder, cluster, engine, scientist, manager)
+
+
+def _person(folder: Path, cluster: OneNode, project: Path, group: str) -> Laptop:
+    """Somebody of a group, with no rights but those that the stack gives it."""
+    metadata = {"name": "somebody", "namespace": group}
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": group}})
+    cluster.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
+    token = cluster.kubectl("create", "token", "somebody", "-n", group, "--duration=8h").strip()
+    document = json.loads(cluster.kubeconfig.read_text())
+    document["users"][0]["user"] = {"token": token}
+    folder.mkdir(parents=True)
+    (folder / "kubeconfig").write_text(json.dumps(document))
+    return Laptop(project, folder / "state", folder / "kubeconfig")
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a load test in the cluster found."""
+
+    requests: int
+    failed: int
+    log: str
+
+
+def read_load(log: str) -> Load:
+    """The numbers of Locust's own summary.
+
+    Raises:
+        ValueError: there is none.
+    """
+    found = re.search(r"^\s*Aggregated\s+(\d+)\s+(\d+)\(", log, re.MULTILINE)
+    if found is None:
+        raise ValueError(f"the load test left no summary:\n{log[-4000:]}")
+    return Load(int(found[1]), int(found[2]), log)

@@ -1,0 +1,92 @@
+"""The stack that comes up on one machine: the real program, with what fits on two cores and 14 GiB."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.engine.engine import copy_project
+
+STACK = "here"
+MODEL = "polyp_seg"
+DATASET = "kvasir_seg"
+CALLER = "hospital"
+SCIENTISTS, MANAGERS = "data-scientists", "release-managers"
+"""Groups of people: who may train, and who may promote. Namespaces: their service accounts stand for people."""
+
+PLATFORM_IMAGE = "docker.io/modelport/platform:dev"
+TRITON_IMAGE = "docker.io/modelport/triton-cpu:dev"
+
+EPOCHS = 6
+BATCH = 8
+MINIMUM = 0.05
+"""Of the gate: that the network finds polyps at all. A short training of few images is not good, and need not be."""
+
+
+def group(namespace: str) -> str:
+    """The group that all service accounts of a namespace are in."""
+    return f"system:serviceaccounts:{namespace}"
+
+
+def settings(kubeconfig: Path, **more: Any) -> dict[str, Any]:
+    """The stack's configuration, by whole key."""
+    found: Mapping[str, Any] = {
+        "owner": "tests",
+        "image": PLATFORM_IMAGE,
+        "triton_image": TRITON_IMAGE,
+        "cluster": {
+            "kind": "existing",
+            "kubeconfig": str(kubeconfig),
+            "nodes": {"node": {"cpus": 1.9, "memory": "14Gi"}},
+        },
+        "store": {"size": "4Gi", "cpus": 0.1, "memory": "512Mi"},
+        "database": {"size": "1Gi", "cpus": 0.1, "memory": "256Mi"},
+        "tracking": {"cpus": 0.1, "memory": "1536Mi"},
+        "gateway": {"cpus": 0.1, "memory": "1Gi", "callers": [CALLER]},
+        "monitoring": {"enabled": False},
+        "operators": {"keda": False},
+        "access": {
+            "trainer": [group(SCIENTISTS)],
+            "promoter": [group(MANAGERS)],
+            f"gateway/{CALLER}": [group(MANAGERS)],
+        },
+        "models": {
+            MODEL: {
+                "train": {"workers": 1, "cpus": 0.4, "memory": "3Gi", "head_cpus": 0.2, "head_memory": "3Gi"},
+                "serve": {"cpus": 0.2, "memory": "2Gi"},
+                "load_test": True,
+            }
+        },
+        **more,
+    }
+    return {f"modelport:{key}": value for key, value in found.items()}
+
+
+def write_stack(project: Path, kubeconfig: Path, **more: Any) -> None:
+    """Write the stack's file of a project's copy."""
+    (project / "stacks" / f"Pulumi.{STACK}.yaml").write_text(yaml.safe_dump({"config": settings(kubeconfig, **more)}))
+
+
+def small_project(source: Path, target: Path) -> Path:
+    """A copy of the project with one model, whose training is short.
+
+    Returns:
+        The target.
+    """
+    copy_project(source, target, linked=(".venv", "modelport", "loadtests"))
+    for folder in (target / "models").iterdir():
+        if folder.name != MODEL:
+            shutil.rmtree(folder)
+    file = target / "models" / MODEL / "model.yaml"
+    text = file.read_text()
+    for old, new in (
+        ("    epochs: 72", f"    epochs: {EPOCHS}"),
+        ("    batch_size: 16", f"    batch_size: {BATCH}"),
+        ("  minimum: 0.8", f"  minimum: {MINIMUM}"),
+    ):
+        assert text.count(old) == 1, f"{file} has no line {old!r}"
+        text = text.replace(old, new)
+    file.write_text(text)
+    return target

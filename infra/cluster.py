@@ -36,6 +36,8 @@ class Cluster:
     provider: kubernetes.Provider
     credentials: pulumi.Output[str]
     """Command that lets a person use it."""
+    context: pulumi.Output[dict[str, str]]
+    """``name`` of its context in a kubeconfig, and that ``kubeconfig`` where it is not kubectl's own."""
     network: pulumi.Output[str] | None = None
     """Its network on Google Cloud, for what is reached by private address; known when the project's APIs are on."""
 
@@ -92,7 +94,8 @@ def _existing(settings: ExistingSettings) -> Cluster:
         enable_secret_mutable=True,
     )
     command = f"kubectl --kubeconfig {config.path} --context {config.context} get nodes"
-    return Cluster(provider, pulumi.Output.from_input(command))
+    context = {"name": config.context, "kubeconfig": str(config.path.absolute())}
+    return Cluster(provider, pulumi.Output.from_input(command), pulumi.Output.from_input(context))
 
 
 def _gke(settings: Settings, gke: GkeSettings, gcp: GcpSettings, labels: Mapping[str, str]) -> Cluster:
@@ -143,7 +146,9 @@ def _gke(settings: Settings, gke: GkeSettings, gcp: GcpSettings, labels: Mapping
     )
     # The cluster comes after the project's APIs, which a database needs too.
     network = pulumi.Output.all(cluster.network, cluster.cluster_name).apply(lambda values: str(values[0]))
-    return Cluster(provider, command, network)
+    # As the command names it.
+    context = cluster.cluster_name.apply(lambda made: {"name": f"gke_{gcp.project}_{_location(gke, gcp)}_{made}"})
+    return Cluster(provider, command, context, network)
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,26 @@
-"""How each role reaches the platform: one document per role, as a Secret where its pods and people may read it."""
+"""How each role reaches the platform: one document per role, as a Secret where its pods and people may read it.
 
-from collections.abc import Mapping
+What people may do beyond reading a Secret, for `modelport connect`, is in `grants`.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pulumi
 import pulumi_kubernetes as kubernetes
 
 from components.labels import MANAGED_BY, PART_OF
+from infra.network import Namespace
+from infra.settings import CALLER, ROLES
 
 FILE = "connection.json"
 """Key of the document in its Secret; the content is a `modelport.connection.Connection`."""
+
+
+Access = Mapping[str, Sequence[str]]
+"""Groups of people, by role or caller: ``modelport:access``."""
+
+_RBAC = "rbac.authorization.k8s.io"
 
 
 @dataclass(frozen=True)
@@ -78,22 +89,156 @@ class ConnectionSecret(pulumi.ComponentResource):
         secret_name = f"{name}-{generation}"
         secret = kubernetes.core.v1.Secret(name, metadata=metadata(secret_name), string_data={FILE: content}, opts=mine)
         if readers:
-            kubernetes.rbac.v1.Role(
-                f"{name}-reader",
-                metadata=metadata(f"{name}-reader"),
-                rules=[
-                    {"api_groups": [""], "resources": ["secrets"], "resource_names": [secret_name], "verbs": ["get"]}
-                ],
-                opts=mine,
-            )
-            kubernetes.rbac.v1.RoleBinding(
-                f"{name}-reader",
-                metadata=metadata(f"{name}-reader"),
-                role_ref={"api_group": "rbac.authorization.k8s.io", "kind": "Role", "name": f"{name}-reader"},
-                subjects=[
-                    {"kind": "Group", "name": group, "api_group": "rbac.authorization.k8s.io"} for group in readers
-                ],
-                opts=mine,
-            )
+            rules: list[kubernetes.rbac.v1.PolicyRuleArgsDict] = [
+                {"api_groups": [""], "resources": ["secrets"], "resource_names": [secret_name], "verbs": ["get"]}
+            ]
+            allow(f"{name}-reader", metadata(f"{name}-reader"), readers, rules, mine)
         self.secret = secret.metadata.apply(lambda made: made.name or secret_name)
         self.register_outputs({"secret": self.secret})
+
+
+def allow(
+    name: str,
+    metadata: kubernetes.meta.v1.ObjectMetaArgsDict,
+    groups: Sequence[str],
+    rules: Sequence[kubernetes.rbac.v1.PolicyRuleArgsDict],
+    opts: pulumi.ResourceOptions,
+) -> None:
+    """A Role with these rules, and its binding to groups of people; `metadata` is that of both."""
+    assert "name" in metadata
+    role = metadata["name"]
+    assert isinstance(role, str)
+    kubernetes.rbac.v1.Role(name, metadata=metadata, rules=list(rules), opts=opts)
+    kubernetes.rbac.v1.RoleBinding(
+        name,
+        metadata=metadata,
+        role_ref={"api_group": _RBAC, "kind": "Role", "name": role},
+        subjects=[{"kind": "Group", "name": group, "api_group": _RBAC} for group in groups],
+        opts=opts,
+    )
+
+
+@dataclass(frozen=True)
+class Grant:
+    """What groups of people may do in a namespace."""
+
+    name: str
+    namespace: Namespace
+    groups: tuple[str, ...]
+    rules: tuple[kubernetes.rbac.v1.PolicyRuleArgsDict, ...]
+
+
+def groups_of(access: Access, *names: str) -> tuple[str, ...]:
+    """Everybody who has one of these roles, or is one of these callers. Pure."""
+    return tuple(sorted({group for name in names for group in access.get(name, ())}))
+
+
+def everybody(access: Access) -> tuple[str, ...]:
+    """Everybody who has anything of the stack. Pure."""
+    return groups_of(access, *access)
+
+
+def grants(
+    access: Access,
+    *,
+    services: Sequence[str],
+    gateway: str,
+    gateway_replicas: int,
+    key_secrets: Mapping[str, pulumi.Input[str]],
+) -> list[Grant]:
+    """What people may do in the cluster beyond reading what is theirs: reach services, train. Pure.
+
+    Args:
+        access: who has which role.
+        services: names of the Services of object store and MLflow.
+        gateway: name of the gateway's Service and StatefulSet.
+        gateway_replicas: how many pods that has.
+        key_secrets: Secret with the key of each caller.
+    """
+    callers = [name for name in access if name.startswith(CALLER)]
+    # Of a StatefulSet the pods' names are known. MLflow's are not: who may reach it reaches every port of the
+    # namespace, where each service asks for a password or key of its own.
+    serving = [f"{gateway}-{number}" for number in range(gateway_replicas)]
+    found = [
+        Grant(
+            "people-registry",
+            Namespace.REGISTRY,
+            groups_of(access, *ROLES),
+            (_rule("services", "get", names=services), *_FORWARD_ANY),
+        ),
+        Grant(
+            "people-gateway",
+            Namespace.SERVING,
+            groups_of(access, *callers),
+            (
+                _rule("services", "get", names=[gateway]),
+                _rule("pods", "get", "list"),
+                _rule("pods/portforward", "get", "create", names=serving),
+            ),
+        ),
+        Grant(
+            "people-training",
+            Namespace.TRAINING,
+            groups_of(access, "trainer"),
+            (
+                _rule("rayjobs", "get", "list", "create", "delete", group="ray.io"),
+                _rule("configmaps", "get", "create"),
+                _rule("pods", "get", "list"),
+                _rule("pods/log", "get"),
+            ),
+        ),
+    ]
+    for name in callers:
+        caller = name.removeprefix(CALLER)
+        found.append(
+            Grant(
+                f"caller-{caller}",
+                Namespace.SERVING,
+                groups_of(access, name),
+                (_rule("secrets", "get", names=[key_secrets[caller]]),),
+            )
+        )
+    return [grant for grant in found if grant.groups]
+
+
+class People(pulumi.ComponentResource):
+    """What people may do in the cluster: a Role and its binding for each grant."""
+
+    def __init__(
+        self,
+        name: str,
+        given: Sequence[Grant],
+        namespaces: Mapping[Namespace, pulumi.Input[str]],
+        labels: Mapping[str, str],
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        super().__init__("modelport:infra:People", name, None, opts)
+        own = {**labels, PART_OF: "modelport", MANAGED_BY: "pulumi"}
+        for grant in given:
+            metadata: kubernetes.meta.v1.ObjectMetaArgsDict = {
+                "name": grant.name,
+                "namespace": namespaces[grant.namespace],
+                "labels": own,
+            }
+            allow(grant.name, metadata, grant.groups, grant.rules, pulumi.ResourceOptions(parent=self))
+        self.register_outputs({})
+
+
+def _rule(
+    resource: str, *verbs: str, group: str = "", names: Sequence[pulumi.Input[str]] = ()
+) -> kubernetes.rbac.v1.PolicyRuleArgsDict:
+    rule: kubernetes.rbac.v1.PolicyRuleArgsDict = {
+        "api_groups": [group],
+        "resources": [resource],
+        "verbs": list(verbs),
+    }
+    if names:
+        rule["resource_names"] = list(names)
+    return rule
+
+
+_FORWARD_ANY = (
+    _rule("pods", "get", "list"),
+    # Over a WebSocket it is a GET, over SPDY a POST.
+    _rule("pods/portforward", "get", "create"),
+)

@@ -29,6 +29,7 @@ def export(settings: Settings, cluster: Cluster, platform: Platform, served: Map
         for name, model in served.items()
     }
     pulumi.export("cluster", cluster.credentials)
+    pulumi.export("context", cluster.context)
     pulumi.export("urls", urls)
     pulumi.export("namespaces", {namespace.name.lower(): namespace.value for namespace in Namespace})
     pulumi.export("credentials", credentials)

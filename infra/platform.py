@@ -20,24 +20,38 @@ from components.object_store import Consumer, ObjectStore, ObjectStoreArgs, Obje
 from components.postgres import Postgres, PostgresArgs, PostgresEngine
 from infra import network
 from infra.cluster import Cluster
-from infra.connections import ConnectionSecret, Endpoints, document, tracking
+from infra.connections import (
+    ConnectionSecret,
+    Endpoints,
+    People,
+    allow,
+    document,
+    everybody,
+    grants,
+    groups_of,
+    tracking,
+)
 from infra.network import Namespace
-from infra.settings import GcpSettings, Settings, Sized
+from infra.settings import ROLES, GcpSettings, Settings, Sized
 
 BUCKET = "modelport"
 ARTIFACTS = "mlflow"
 BACKUPS = "backups"
 DIRECTORY = "modelport-directory"
 """Name of the ConfigMap that says where things are."""
+_STORE, _MLFLOW, _GATEWAY = "object-store", "mlflow", "gateway"
+"""Names of components, and so of their Services."""
 _TRAINING_QUOTA = {"count/jobs.batch": "5000", "pods": "1000"}
 """A loop that submits trainings stops there; Jobs of finished RayJobs count until those are deleted."""
 
 CONSUMERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "reader": (("staging/", "releases/", "promotions/", "replicas/"), ()),
     "trainer": (("datasets/",), ("staging/", "checkpoints/")),
     "promoter": (("staging/", "replicas/"), ("uploads/", "datasets/", "heldout/", "releases/", "promotions/")),
     "server": (("releases/", "promotions/"), ("replicas/", "records/")),
 }
-"""Prefixes of the platform's bucket that each identity reads, and reads and writes: the same as on a laptop."""
+"""Prefixes of the platform's bucket that each identity reads, and reads and writes: the same as on a laptop, where
+nobody is a `reader`."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +137,7 @@ class _Builder:
         admin_key, admin_secret = self._admin_key(serving)
         trainer = document(endpoints, "trainer", **tracking(endpoints, "trainer"))
         promoter = document(endpoints, "promoter", **tracking(endpoints, "promoter"))
+        reader = document(endpoints, "reader", **tracking(endpoints, "reader"))
         agent = document(
             endpoints,
             "server",
@@ -141,10 +156,20 @@ class _Builder:
         promoter_connection = self._connection(
             "connection-promoter", registry, promoter, ("promoter", "mlflow"), "promoter"
         )
-        agent_connection = self._connection("connection-agent", serving, agent, ("server", "triton"), None)
-        gateway_connection = self._connection("connection-gateway", serving, gateway_document, ("server",), None)
+        reader_connection = self._connection("connection-reader", registry, reader, ("reader", "mlflow"), *ROLES)
+        agent_connection = self._connection("connection-agent", serving, agent, ("server", "triton"))
+        gateway_connection = self._connection("connection-gateway", serving, gateway_document, ("server",))
         gateway = self._gateway(entry, gateway_connection)
-        self._directory(registry, endpoints, gateway, {"trainer": trainer_connection, "promoter": promoter_connection})
+        connections = {
+            "reader": reader_connection,
+            "trainer": trainer_connection,
+            "promoter": promoter_connection,
+        }
+        self._directory(registry, endpoints, gateway, connections)
+        self._people(
+            gateway,
+            {Namespace.REGISTRY: registry, Namespace.TRAINING: training, Namespace.SERVING: serving},
+        )
         return Platform(
             training=trainings,
             serving=serving,
@@ -226,7 +251,7 @@ class _Builder:
                 "location": self.gcp.region,
                 "bucket_prefix": self.gcp.project,
             }
-        return ObjectStore("object-store", args, self.opts)
+        return ObjectStore(_STORE, args, self.opts)
 
     def _bucket(self, name: str) -> str:
         """Real name of a bucket: all of Google's customers share one room of names."""
@@ -295,7 +320,7 @@ class _Builder:
                 "access_key": store.access_keys.apply(lambda keys: keys["mlflow"]),
                 "secret_key": store.secret_keys.apply(lambda keys: keys["mlflow"]),
             },
-            "users": ["trainer", "promoter"],
+            "users": ["reader", "trainer", "promoter"],
             # The promoter mirrors its decisions onto the trainer's runs; the trainer changes nothing of his.
             "grants": {"promoter": {"experiment": "EDIT", "registered_model": "MANAGE"}},
             "password_generation": self.settings.rotation.get("mlflow", 1),
@@ -342,12 +367,13 @@ class _Builder:
         namespace: pulumi.Output[str],
         content: pulumi.Output[str],
         credentials: tuple[str, ...],
-        role: str | None,
+        *readers: str,
     ) -> pulumi.Output[str]:
+        """A Secret, which those read who have one of the roles `readers`."""
         rotation, access = self.settings.rotation, self.settings.access
         generation = "-".join(str(rotation.get(credential, 1)) for credential in credentials)
-        readers = access.get(role, ()) if role else ()
-        return ConnectionSecret(name, namespace, content, generation, readers, self.labels, self.opts).secret
+        groups = groups_of(access, *readers)
+        return ConnectionSecret(name, namespace, content, generation, groups, self.labels, self.opts).secret
 
     def _gateway(self, namespace: pulumi.Output[str], connection: pulumi.Output[str]) -> Gateway:
         gateway = self.settings.gateway
@@ -366,7 +392,7 @@ class _Builder:
             args["hostname"] = gateway.hostname
             args["gateway_class"] = gateway.gateway_class
             args["tls"] = {"issuer_kind": IssuerKind.CLUSTER_ISSUER, "issuer_name": gateway.issuer}
-        return Gateway("gateway", args, self.opts)
+        return Gateway(_GATEWAY, args, self.opts)
 
     def _directory(
         self,
@@ -376,7 +402,8 @@ class _Builder:
         connections: Mapping[str, pulumi.Output[str]],
     ) -> None:
         """Where things are, and which Secret holds which role: what `modelport connect` reads first. Nothing secret."""
-        places = {"trainer": Namespace.TRAINING, "promoter": Namespace.REGISTRY}
+        places = {"reader": Namespace.REGISTRY, "trainer": Namespace.TRAINING, "promoter": Namespace.REGISTRY}
+        callers = {caller: _of(gateway.api_key_secrets, caller) for caller in self.settings.gateway.callers}
 
         def metadata(object_name: str) -> kubernetes.meta.v1.ObjectMetaArgsDict:
             labels = {**self.labels, PART_OF: "modelport", MANAGED_BY: "pulumi"}
@@ -391,32 +418,35 @@ class _Builder:
                 "tracking_uri": endpoints.tracking_url,
                 "gateway_url": gateway.url,
                 **{role: pulumi.Output.format("{0}/{1}", places[role], name) for role, name in connections.items()},
+                **{
+                    f"caller.{caller}": pulumi.Output.format("{0}/{1}", Namespace.SERVING.value, name)
+                    for caller, name in callers.items()
+                },
             },
             opts=opts,
         )
-        readers = sorted({group for groups in self.settings.access.values() for group in groups})
-        if readers:
-            kubernetes.rbac.v1.Role(
-                "directory-reader",
-                metadata=metadata(f"{DIRECTORY}-reader"),
-                rules=[
-                    {"api_groups": [""], "resources": ["configmaps"], "resource_names": [DIRECTORY], "verbs": ["get"]}
-                ],
-                opts=opts,
-            )
-            kubernetes.rbac.v1.RoleBinding(
-                "directory-reader",
-                metadata=metadata(f"{DIRECTORY}-reader"),
-                role_ref={
-                    "api_group": "rbac.authorization.k8s.io",
-                    "kind": "Role",
-                    "name": f"{DIRECTORY}-reader",
-                },
-                subjects=[
-                    {"kind": "Group", "name": group, "api_group": "rbac.authorization.k8s.io"} for group in readers
-                ],
-                opts=opts,
-            )
+        if readers := everybody(self.settings.access):
+            rules: list[kubernetes.rbac.v1.PolicyRuleArgsDict] = [
+                {"api_groups": [""], "resources": ["configmaps"], "resource_names": [DIRECTORY], "verbs": ["get"]}
+            ]
+            allow("directory-reader", metadata(f"{DIRECTORY}-reader"), readers, rules, opts)
+
+    def _people(self, gateway: Gateway, namespaces: Mapping[Namespace, pulumi.Output[str]]) -> None:
+        """What people may do, by the groups that the stack says they are in."""
+        settings = self.settings
+        given = grants(
+            settings.access,
+            services=(_STORE, _MLFLOW),
+            gateway=_GATEWAY,
+            gateway_replicas=settings.gateway.replicas,
+            key_secrets={caller: _of(gateway.api_key_secrets, caller) for caller in settings.gateway.callers},
+        )
+        if given:
+            People("people", given, namespaces, self.labels, self.opts)
+
+
+def _of(names: pulumi.Output[dict[str, str]], key: str) -> pulumi.Output[str]:
+    return names.apply(lambda known: known[key])
 
 
 class Asked(TypedDict):

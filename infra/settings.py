@@ -30,10 +30,12 @@ NAMESPACE = "modelport"
 
 GLOBAL_CLASSES = ("gke-l7-global-external-managed", "gke-l7-gxlb")
 """Gateway classes whose connections come from Google's own proxies."""
-CREDENTIALS = ("trainer", "promoter", "server", "mlflow", "postgres", "triton", "gateway")
+CREDENTIALS = ("reader", "trainer", "promoter", "server", "mlflow", "postgres", "triton", "gateway")
 """What can be rotated."""
-ROLES = ("trainer", "promoter")
-"""Roles whose connection people may be given."""
+ROLES = ("reader", "trainer", "promoter")
+"""Roles whose connection people may be given. Whoever has one may look: `reader` is for those who do nothing else."""
+CALLER = "gateway/"
+"""What keys of `Settings.access` begin with that name a caller of the gateway."""
 
 IMAGE = r"^([^\s@]+/)?[^\s/:@]+:[^\s/:@]+(@sha256:[0-9a-f]{64})?$"
 PLATFORM_VERSION = "0.1.0"
@@ -289,7 +291,9 @@ class Settings(_Section):
     )
     rotation: dict[str, int] = Field(default_factory=dict, description="Raise a number to rotate that credential.")
     access: dict[str, tuple[str, ...]] = Field(
-        default_factory=dict, description="Groups of people that may read a role's connection."
+        default_factory=dict,
+        description="Groups of people, by role (reader, trainer, promoter) or caller whose key they may have "
+        "(gateway/NAME).",
     )
     api_server_cidrs: tuple[str, ...] = Field(
         default=("0.0.0.0/0",), description="Where the API server is; narrow it where its address is known."
@@ -299,15 +303,18 @@ class Settings(_Section):
     @field_validator("rotation", "access")
     @classmethod
     def _of_known(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        known = CREDENTIALS if info.field_name == "rotation" else ROLES
+        known = CREDENTIALS if info.field_name == "rotation" else (*ROLES, f"{CALLER}NAME")
         for name in value:
-            if name not in known:
+            if name not in known and not (info.field_name == "access" and name.startswith(CALLER)):
                 raise ValueError(f"there is no {name!r}; there are: {', '.join(known)}")
         return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":
         on_gke = isinstance(self.cluster, GkeSettings)
+        for name in self.access:
+            if name.startswith(CALLER) and name.removeprefix(CALLER) not in self.gateway.callers:
+                raise ValueError(f"access.{name}: gateway.callers has {', '.join(self.gateway.callers)} only")
         if not on_gke and self.image is None:
             raise ValueError("image is not set, and only GKE has a place to look for it")
         if self.gateway.hostname and not on_gke and not self.gateway.sources:

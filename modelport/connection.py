@@ -34,6 +34,18 @@ class S3Key(BaseModel):
     secret_key: str = Field(repr=False)
 
 
+class Cluster(BaseModel):
+    """Where a person's trainings are submitted to."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kubeconfig: str | None = Field(
+        default=None, description="File that names the cluster, or several with colons [default: kubectl's own]."
+    )
+    context: str = Field(description="Context in it.")
+    namespace: str = Field(description="Namespace of trainings.")
+
+
 class Connection(BaseModel):
     """Addresses of a platform, and the credentials that this process may have."""
 
@@ -52,6 +64,7 @@ class Connection(BaseModel):
     agent_urls: tuple[str, ...] = Field(default=(), description="URL of each serving replica's agent.")
     gateway_url: str = Field(default="", description="URL of the gateway.")
     gateway_api_key: str | None = Field(default=None, repr=False, description="This caller's key at the gateway.")
+    cluster: Cluster | None = Field(default=None, description="Cluster that trains; none trains on this machine.")
 
     def key_for(self, role: Role) -> S3Key:
         """Access key of an identity.
@@ -123,7 +136,7 @@ class Connection(BaseModel):
             raise Unavailable(
                 "no platform is connected: there is no connection file",
                 file=path,
-                remedy="start one with `modelport local up`, or set MODELPORT_CONNECTION to a connection file",
+                remedy="start one with `modelport local up`, or reach a cluster's with `modelport connect STACK`",
             ) from None
         try:
             return cls.model_validate_json(text)

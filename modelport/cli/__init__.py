@@ -13,6 +13,7 @@ from modelport.errors import ModelportError, Unavailable
 
 _COMMANDS = {
     "check": ("modelport.cli.contract:check", "Check model folders against the contract."),
+    "connect": ("modelport.cli.connect:connect", "Reach a stack's cluster with the other commands."),
     "data": ("modelport.cli.data:data", "Put datasets on the platform's S3, and list them."),
     "demo": ("modelport.cli.demo:demo", "Run the whole life of a model on this machine."),
     "export": ("modelport.cli.export:export", "Derive and compare variants of a release: INT8, OpenVINO, TensorRT."),
@@ -35,6 +36,9 @@ _HIDDEN = {
     "submit": ("modelport.cli.train:submit", "Submit a training to the cluster."),
 }
 
+_ARGUMENTS = "modelport.arguments"
+"""Key of a context's `meta`: the command's name and what follows it."""
+
 
 class _LazyGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -55,6 +59,13 @@ class _LazyGroup(click.Group):
                 remedy="`make setup` installs everything; pyproject.toml lists what each extra holds",
             ) from error
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        # Our own callback runs after this, and finds them nowhere else.
+        ctx.meta[_ARGUMENTS] = list(args)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, _COMMANDS[name][1]) for name in sorted(_COMMANDS)])
@@ -62,11 +73,35 @@ class _LazyGroup(click.Group):
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="modelport")
-def cli() -> None:
+@click.option(
+    "--stack",
+    envvar="MODELPORT_STACK",
+    help="Use the cluster of this stack, which a running `modelport connect` reaches. Also MODELPORT_STACK.",
+)
+@click.pass_context
+def cli(context: click.Context, stack: str | None) -> None:
     """A directory becomes a served model.
 
     Exit codes: 0 done, 1 failed, 2 bad input, 3 the gate refused, 4 somebody else won, 5 a service is away, 6 refused.
     """
+    if stack and context.invoked_subcommand:
+        _use(stack, context.meta[_ARGUMENTS], context)
+
+
+def _use(stack: str, arguments: list[str], context: click.Context) -> None:
+    """Let the command have the connection that it needs in a stack, and no other."""
+    from modelport.project import state_folder
+    from modelport.remote.uses import use_of
+
+    use = use_of(arguments)
+    if use is None or {"-h", "--help"} & set(arguments):
+        return
+    said = context.get_parameter_source("stack") is click.core.ParameterSource.COMMANDLINE
+    if not said and "MODELPORT_CONNECTION" in os.environ:
+        return  # what names a file is more exact than what names a stack
+    from modelport.remote.folders import choose
+
+    os.environ["MODELPORT_CONNECTION"] = str(choose(stack, use, state_folder()))
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from modelport.connection import Connection
     from modelport.contract import ModelFolder
     from modelport.training.submit import Command
 
@@ -36,7 +37,7 @@ _SHOWN = 8000
     type=click.Choice(["local", "s3"]),
     default="local",
     show_default=True,
-    help="Where checkpoints are kept; s3 survives the loss of this machine.",
+    help="Where checkpoints are kept; s3 survives the loss of this machine. In a cluster always s3.",
 )
 @click.option(
     "--bundle",
@@ -58,6 +59,8 @@ def train(
 
     Killed or interrupted, the same command goes on from the last checkpoint. The same training is never done twice:
     finished once, its release is only looked up.
+
+    With `--stack` it trains in that cluster what this checkout holds, and follows it; Ctrl-C lets it go on alone.
     """
     from modelport.connection import Connection
     from modelport.data import dataset_uri
@@ -69,6 +72,9 @@ def train(
     signal.signal(signal.SIGTERM, _exit)
     with _folder(name, bundle) as folder:
         connection = Connection.load()
+        if connection.cluster is not None:
+            _in_cluster(folder, connection, _for_cluster(data_uri, overrides, workers), again)
+            return
         data_uri = data_uri or dataset_uri(connection.bucket, folder.spec.data.name)
         with Display() as display:
             result = start(
@@ -137,6 +143,48 @@ def submit(name: str, template: Path, bundle: Path, if_new: bool, namespace: str
     click.echo(result.message)
 
 
+def _in_cluster(folder: "ModelFolder", connection: "Connection", given: list[str], again: bool) -> None:
+    from modelport import remote
+
+    name = folder.name
+    done = remote.train(
+        name,
+        folder.bundle().to_bytes(),
+        given,
+        lambda arguments, place: _command(list(arguments), name, place),
+        connection=connection,
+        again=again,
+        tell=click.echo,
+    )
+    click.echo(done.message)
+    if done.rayjob is not None:
+        click.echo(f"next      modelport gate {name}")
+
+
+def _for_cluster(data_uri: str | None, overrides: tuple[str, ...], workers: int | None) -> list[str]:
+    """What is said beyond the template of a stack, as it says it.
+
+    Raises:
+        BadInput: it is nothing that can be said of a training in a cluster.
+    """
+    from modelport.errors import BadInput
+
+    if workers is not None:
+        raise BadInput(
+            "a stack decides how many pods train",
+            key="--workers",
+            remedy="set modelport:models.NAME.train.workers in the stack, and `pulumi up`",
+        )
+    if data_uri is not None and not data_uri.startswith("s3://"):
+        raise BadInput(
+            f"{data_uri!r} is on this machine, and a cluster trains on what is on its object store",
+            key="--data",
+            remedy="push it with `modelport data push NAME PATH`",
+        )
+    given = [] if data_uri is None else ["--data", data_uri]
+    return [*given, *(part for override in overrides for part in ("--set", override))]
+
+
 @contextmanager
 def _folder(name: str, bundle: Path | None) -> "Generator[ModelFolder]":
     """The model folder: the checkout's, or for as long as it is needed that of the bundle."""
@@ -158,7 +206,7 @@ def _folder(name: str, bundle: Path | None) -> "Generator[ModelFolder]":
             raise
 
 
-def _command(arguments: list[str], name: str, template: Path) -> "Command":
+def _command(arguments: list[str], name: str, template: Path | str) -> "Command":
     """What a template's command says of the training, read as `modelport train` itself will read it."""
     from modelport.errors import BadInput
     from modelport.training.submit import Command

@@ -34,7 +34,7 @@ STACK = {
         "sources": ["10.20.0.0/16"],
         "callers": ["hospital", "road-service"],
     },
-    "modelport:access": {"promoter": ["release-managers"]},
+    "modelport:access": {"promoter": ["release-managers"], "gateway/hospital": ["radiology"]},
     "modelport:models": {"polyp_seg": {"serve": {"gpus": 1, "gpu_memory": "8Gi"}}},
 }
 
@@ -80,7 +80,15 @@ def test_up_and_down_on_a_cluster_of_ones_own(tmp_path: Path):
                 "verbs": ["get"],
             }
         ]
+        assert readers["connection-reader-reader"][0]["resourceNames"] == ["connection-reader-1-1"]
+        bound = cluster.get("/apis/rbac.authorization.k8s.io/v1/namespaces/modelport-serving/rolebindings")["items"]
+        groups = {item["metadata"]["name"]: [subject["name"] for subject in item["subjects"]] for item in bound}
+        assert groups["caller-hospital"] == groups["people-gateway"] == ["radiology"]
+        directory = cluster.get("/api/v1/namespaces/modelport-registry/configmaps/modelport-directory")
+        assert directory["metadata"]["labels"]["modelport.dev/stack"] == "dev"
+        assert directory["data"]["caller.road-service"].startswith("modelport-serving/")
         outputs = made.engine.outputs()
+        assert outputs["context"] == {"name": "modelport-test", "kubeconfig": str(cluster.kubeconfig)}
         assert outputs["urls"]["gateway"] == "https://models.example.org"
         assert set(outputs["credentials"]) == {"gateway key of hospital", "gateway key of road-service"}
 

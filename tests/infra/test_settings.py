@@ -56,7 +56,9 @@ def test_the_stacks_in_the_repository_are_valid(stack):
         (gke(sharing="mps"), "modelport:cluster.node_pools.gpu.sharing", "time-sharing"),
         (changed(gateway={"callers": []}), "modelport:gateway.callers", "at least 1"),
         (changed(versions={"polyp_seg": "v7"}), "modelport:versions.polyp_seg", "pattern"),
-        (changed(rotation={"everything": 2}), "modelport:rotation", "there is no 'everything'; there are: trainer"),
+        (changed(rotation={"everything": 2}), "modelport:rotation", "there is no 'everything'; there are: reader"),
+        (changed(access={"admin": ["a"]}), "modelport:access", "there is no 'admin'; there are: reader, trainer"),
+        (changed(access={"gateway/nobody": ["a"]}), "modelport", "access.gateway/nobody: gateway.callers has"),
         (changed(models={"polyp_seg": {"serve": {"replica": 2}}}), "modelport:models.polyp_seg.serve.replica", "known"),
         (
             changed(models={"polyp_seg": {"serve": {"precision": "int4"}}}),

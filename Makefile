@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test lint unit check format down tools browser images cluster-demo locks schema pin-images network-docs benchmarks clean
+.PHONY: help setup demo test lint unit whole check format down tools browser images cluster-demo locks schema pin-images network-docs benchmarks clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,7 +31,7 @@ cluster-demo: setup tools ## the whole stack in a real cluster on this machine: 
 down: setup ## stop the platform that the demo left running
 	@$(BIN)/modelport local down
 
-test: lint unit ## everything that CI runs
+test: lint unit whole ## everything that CI runs
 
 lint: setup ## formatting, lint, types, directions of imports, model folders
 	$(BIN)/ruff check .
@@ -40,8 +40,11 @@ lint: setup ## formatting, lint, types, directions of imports, model folders
 	$(BIN)/lint-imports
 	$(BIN)/modelport check
 
-unit: setup tools browser ## every test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+unit: setup tools browser ## every test but those of the whole stack; two files at a time
+	$(BIN)/python -m pytest --ignore=tests/whole --numprocesses=2 --dist=loadfile $(PYTEST_ARGS)
+
+whole: setup tools ## tests of the whole stack in a real cluster: root on Linux, 14 GiB, a quarter of an hour
+	$(BIN)/python -m pytest tests/whole $(PYTEST_ARGS)
 
 tools: setup ## build the programs that tests of the infrastructure run; a quarter of an hour the first time
 	@$(BIN)/python -m tools

@@ -50,6 +50,10 @@ class Laptop:
         command = ["connect", STACK, "--kubeconfig", str(self.kubeconfig), "--", "modelport", *arguments]
         return self.run(*command, code=code, seconds=seconds)
 
+    def program(self, *arguments: str, code: int | None = 0) -> Said:
+        """Run ``modelport connect here ARGUMENTS``: options, and a program that is no command of ours."""
+        return self.run("connect", STACK, "--kubeconfig", str(self.kubeconfig), *arguments, code=code)
+
     def run(self, *arguments: str, code: int | None = 0, seconds: float = SECONDS) -> Said:
         """Run ``modelport ARGUMENTS``."""
         done = subprocess.run(

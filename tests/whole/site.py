@@ -6,14 +6,17 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from components.labels import COMPONENT, NAME, Component
 from infra.network import Namespace
 from tests.cluster.one_node import OneNode
 from tests.engine.engine import Changes, Engine, chart_definitions
+from tests.whole.asker import Answer, read_answers
 from tests.whole.laptop import Laptop
 from tests.whole.stack import CALLER, MANAGERS, MODEL, SCIENTISTS, STACK, small_project, write_stack
 from tools.build import ensure
@@ -53,9 +56,9 @@ class Site:
         """Names of the cluster's namespaces."""
         return [one["metadata"]["name"] for one in self.cluster.get("/api/v1/namespaces")["items"]]
 
-    def pods(self, namespace: Namespace, **labels: str) -> list[dict[str, Any]]:
-        """Pods that are not being deleted, by label."""
-        selector = ",".join(f"{key}%3D{value}" for key, value in labels.items())
+    def pods(self, namespace: Namespace, component: Component) -> list[dict[str, Any]]:
+        """Pods of a component that are not being deleted."""
+        selector = f"{COMPONENT.replace('/', '%2F')}%3D{component}"
         found = self.cluster.get(f"/api/v1/namespaces/{namespace}/pods?labelSelector={selector}")["items"]
         return [pod for pod in found if "deletionTimestamp" not in pod["metadata"]]
 
@@ -72,6 +75,20 @@ class Site:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not within {seconds:.0f} s: {what}\n{self.cluster.report()}")
             time.sleep(0.5)
+
+    def training_logs(self) -> list[str]:
+        """What the submitters of trainings that go on have said so far."""
+        pods = self.pods(Namespace.TRAINING, Component.RAY_SUBMITTER)
+        running = [pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] == "Running"]
+        return [self.cluster.kubectl("-n", Namespace.TRAINING.value, "logs", name) for name in running]
+
+    def delete_workers(self) -> list[str]:
+        """Kill the workers of the trainings that go on; their names."""
+        pods = self.pods(Namespace.TRAINING, Component.RAY)
+        names = [pod["metadata"]["name"] for pod in pods if pod["metadata"]["labels"]["ray.io/node-type"] == "worker"]
+        now = ("--grace-period=0", "--force", "--wait=false")
+        self.cluster.kubectl("-n", Namespace.TRAINING.value, "delete", "pod", *names, *now)
+        return names
 
     def start_load(self, *, rate: float, seconds: int) -> str:
         """Start the stack's load test as an open loop; the name of its Job."""
@@ -113,9 +130,51 @@ class Site:
         selector = f"batch.kubernetes.io/job-name={job},batch.kubernetes.io/job-completion-index=0"
         return self.cluster.kubectl("-n", Namespace.SERVING.value, "logs", "--tail=-1", "-l", selector)
 
-    def desired(self) -> str:
-        """Digest of the release that is to serve."""
-        return self.manager.connected("status", MODEL, "--json").json["desired"]
+    def scale(self, namespace: Namespace, kind: str, name: str, replicas: int) -> None:
+        """Set how many pods a Deployment or StatefulSet has, and wait until those are gone that are too many."""
+        self.cluster.kubectl("-n", namespace.value, "scale", f"{kind}/{name}", f"--replicas={replicas}")
+        if not replicas:
+            gone = ("-n", namespace.value, "wait", "--for=delete", "pod", "-l", f"{NAME}={name}")
+            self.cluster.kubectl(*gone, "--timeout=90s")
+
+    def delete_pods(self, namespace: Namespace, component: Component, *, force: bool = False) -> list[str]:
+        """Delete the pods of a component; their names.
+
+        Raises:
+            LookupError: there is none.
+        """
+        names = [pod["metadata"]["name"] for pod in self.pods(namespace, component)]
+        if not names:
+            raise LookupError(f"no pod of {component} in {namespace}")
+        now = ("--grace-period=0", "--force") if force else ()
+        self.cluster.kubectl("-n", namespace.value, "delete", "pod", *names, "--wait=false", *now)
+        return names
+
+    def ready(self, namespace: Namespace, component: Component) -> bool:
+        """Whether there are such pods, and all of them are ready."""
+        pods = self.pods(namespace, component)
+        return bool(pods) and all(
+            any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions", []))
+            for pod in pods
+        )
+
+    @contextmanager
+    def asked(self) -> Generator[Callable[[], list[Answer]]]:
+        """Somebody goes on asking for predictions, from the node; yields what came of it so far."""
+        notes = self.folder / f"answers-{time.time_ns()}.jsonl"
+        image = self.project / "models" / MODEL / "sample" / "golden" / "plain.jpg"
+        url = self.gateway_url(f"/v1/models/{MODEL}/predict")
+        command = self.cluster.inside(sys.executable, "-m", "tests.whole.asker", url, str(image), str(notes))
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=PROJECT, text=True)
+        try:
+            assert process.stdin is not None
+            process.stdin.write(self.gateway_key())
+            process.stdin.close()
+            self.wait("the first answer", lambda: read_answers(notes), 60)
+            yield lambda: read_answers(notes)
+        finally:
+            process.kill()
+            process.wait(timeout=10)
 
     def model(self) -> Mapping[str, Any]:
         """What the gateway says of the model."""
@@ -123,18 +182,24 @@ class Site:
 
     def ask_gateway(self, path: str) -> Mapping[str, Any]:
         """GET of the gateway with the caller's key, from the node."""
-        secret = self.cluster.get(f"/api/v1/namespaces/{Namespace.SERVING}/secrets/gateway-key-{CALLER}")
-        key = base64.b64decode(secret["data"]["api-key"]).decode()
-        service = self.cluster.get(f"/api/v1/namespaces/{Namespace.SERVING}/services/gateway")["spec"]
-        url = f"http://{service['clusterIP']}:{service['ports'][0]['port']}{path}"
         program = (
             "import sys, urllib.request as http;"
             "asked = http.Request(sys.argv[1], headers={'X-API-Key': sys.stdin.read()});"
             "print(http.urlopen(asked, timeout=10).read().decode())"
         )
-        command = self.cluster.inside(sys.executable, "-I", "-c", program, url)
-        done = subprocess.run(command, input=key, capture_output=True, text=True, timeout=30, check=True)
+        command = self.cluster.inside(sys.executable, "-I", "-c", program, self.gateway_url(path))
+        done = subprocess.run(command, input=self.gateway_key(), capture_output=True, text=True, timeout=30, check=True)
         return json.loads(done.stdout)
+
+    def gateway_url(self, path: str) -> str:
+        """URL of the gateway's Service, as the node reaches it."""
+        service = self.cluster.get(f"/api/v1/namespaces/{Namespace.SERVING}/services/gateway")["spec"]
+        return f"http://{service['clusterIP']}:{service['ports'][0]['port']}{path}"
+
+    def gateway_key(self) -> str:
+        """The caller's API key."""
+        secret = self.cluster.get(f"/api/v1/namespaces/{Namespace.SERVING}/secrets/gateway-key-{CALLER}")
+        return base64.b64decode(secret["data"]["api-key"]).decode()
 
 
 def brought_together(folder: Path, cluster: OneNode) -> Site:

@@ -1,0 +1,179 @@
+"""The whole stack in a real cluster on this machine, and what goes wrong in it.
+
+One cluster for all of the tests: bringing it up and training in it is what takes the time. Whoever breaks something
+waits until it is whole again.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from components.labels import Component
+from infra.network import Namespace
+from tests.cluster.one_node import why_not
+from tests.whole.asker import outage
+from tests.whole.clock import Clock
+from tests.whole.journey import Journey
+from tests.whole.laptop import Said
+from tests.whole.site import Site
+from tests.whole.stack import MODEL
+
+pytestmark = [
+    pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
+    pytest.mark.timeout(1800),
+]
+
+MEMORY_GIB = 14
+
+
+@dataclass
+class Lived:
+    """A stack with a model that is served."""
+
+    journey: Journey
+    site: Site
+
+
+@pytest.fixture(scope="module")
+def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lived]:
+    journey = Journey(Clock(print))
+    with journey.site(tmp_path_factory.mktemp("whole")) as site:
+        journey.up(site)
+        journey.push(site)
+        journey.release(site, "first")
+        yield Lived(journey, site)
+
+
+@dataclass
+class Killed:
+    """A training whose worker was killed."""
+
+    digest: str
+    said: str
+    workers: list[str]
+
+
+@pytest.fixture(scope="module")
+def killed(lived: Lived) -> Killed:
+    """A second release, whose training loses its worker on the way."""
+    site, found = lived.site, list[Said]()
+    options = ("train", MODEL, "--set", "train.seed=1", "--set", "train.epochs=14")
+    thread = threading.Thread(target=lambda: found.append(site.scientist.connected(*options, code=None)))
+    thread.start()
+
+    def has_checkpoint() -> bool:
+        return any("epoch 3/14" in log for log in site.training_logs())
+
+    site.wait("two epochs of the second training", has_checkpoint)
+    workers = site.delete_workers()
+    thread.join(timeout=600)
+    assert found, "the training did not end"
+    (said,) = found
+    assert said.code == 0, said.out + said.errors
+    digest: str = site.manager.connected("versions", MODEL, "--json").json[0]["digest"]
+    site.manager.connected("gate", MODEL, digest)
+    lived.journey.releases.append(digest)
+    return Killed(digest, said.out, workers)
+
+
+def test_somebody_with_a_key_is_answered_by_the_release_that_was_promoted(lived: Lived) -> None:
+    lived.journey.predict(lived.site)
+    assert lived.site.model()["ready"]
+
+
+def test_every_pod_is_restricted_and_fits_what_it_asks_for(lived: Lived) -> None:
+    cluster = lived.site.cluster
+    used = cluster.pod_memory()
+    for namespace in Namespace:
+        if namespace.value not in lived.site.namespaces():
+            continue
+        labels = cluster.get(f"/api/v1/namespaces/{namespace}")["metadata"]["labels"]
+        assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+        for pod in cluster.get(f"/api/v1/namespaces/{namespace}/pods")["items"]:
+            name = f"{namespace}/{pod['metadata']['name']}"
+            for container in pod["spec"]["containers"]:
+                assert {"cpu", "memory"} <= set(container["resources"]["requests"]), name
+                assert {"cpu", "memory"} <= set(container["resources"]["limits"]), name
+            states = pod["status"].get("containerStatuses", [])
+            assert not [one for one in states if one["lastState"].get("terminated", {}).get("reason") == "OOMKilled"]
+            print(f"{name}: peak {used[name].peak / 2**20:.0f} MiB" if name in used else name)
+    assert cluster.memory() < MEMORY_GIB * 2**30
+
+
+def test_a_worker_that_is_killed_in_mid_training_is_replaced_and_the_training_goes_on(killed: Killed) -> None:
+    assert killed.workers
+    epochs = [line for line in killed.said.splitlines() if line.startswith("epoch ") and "step" not in line]
+    assert epochs, killed.said
+    assert "epoch 14/14" in epochs[-1]
+    firsts = sum(line.startswith("epoch 1/14") for line in epochs)
+    assert firsts == 1, "the training began anew instead of going on"
+
+
+def test_predictions_come_back_without_mlflow(lived: Lived) -> None:
+    site = lived.site
+    with site.asked() as answers:
+        site.scale(Namespace.REGISTRY, "deployment", "mlflow", 0)
+        try:
+            before = len(answers())
+            site.delete_pods(Namespace.SERVING, Component.TRITON)
+            site.wait("Triton's replacement", lambda: not site.ready(Namespace.SERVING, Component.TRITON), 60)
+            site.wait("predictions again", lambda: [one.status for one in answers()[-10:]] == [200] * 10)
+            during = answers()[before:]
+        finally:
+            site.scale(Namespace.REGISTRY, "deployment", "mlflow", 1)
+        failed, seconds = outage(during)
+        print(f"MLflow gone, the only Triton deleted: {failed} requests failed, in {seconds} s")
+        assert {one.release for one in during if one.release} == {lived.journey.releases[0]}
+    site.wait("MLflow to be back", lambda: site.ready(Namespace.REGISTRY, Component.MLFLOW))
+
+
+RIGHTS = """
+import sys
+from modelport.connection import Connection, Role
+from modelport.errors import Refused
+from modelport.objects import ObjectStore
+
+store = ObjectStore.connect(Connection.load(), Role.TRAINER)
+store.put("staging/polyp_seg/mine", b"x")
+for key in ("releases/x/manifest.json", "promotions/polyp_seg/log.json", "heldout/x", "records/x", "datasets/x"):
+    try:
+        store.put(key, b"x")
+    except Refused:
+        continue
+    sys.exit(f"the trainer wrote {key}")
+print("refused")
+"""
+
+
+def test_a_trainers_secret_changes_nothing_but_staging_and_a_wrong_key_gets_nothing(lived: Lived) -> None:
+    site = lived.site
+    before = site.model()["release"]
+    told = site.scientist.program("--role", "trainer", "--", sys.executable, "-c", RIGHTS)
+    assert told.out.strip() == "refused", told.errors
+    assert site.scientist.connected("promote", MODEL, lived.journey.releases[0], code=6).out == ""
+    assert site.model()["release"] == before
+
+    url = site.gateway_url(f"/v1/models/{MODEL}")
+    program = "import sys, urllib.request as http; http.urlopen(http.Request(sys.argv[1], headers={'X-API-Key': 'x'}))"
+    done = subprocess.run(
+        site.cluster.inside(sys.executable, "-I", "-c", program, url), capture_output=True, text=True, timeout=30
+    )
+    assert "401" in done.stderr
+
+
+def test_a_version_changes_over_and_back_while_people_go_on_asking(lived: Lived, killed: Killed) -> None:
+    load = lived.journey.change_over(lived.site)
+    print(json.dumps({"requests": load.requests, "failed": load.failed}))
+
+
+def test_a_second_preview_is_empty_and_nothing_is_left_after_destroy(lived: Lived) -> None:
+    lived.journey.unchanged(lived.site)
+    began = time.monotonic()
+    lived.journey.destroy(lived.site)
+    print(f"destroyed in {time.monotonic() - began:.0f} s")

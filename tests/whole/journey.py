@@ -78,14 +78,13 @@ class Journey:
         """The release manager pushes the dataset."""
         with self.clock.step("data push") as said:
             sample = site.project / "models" / MODEL / "sample"
-            told = site.manager.connected("data", "push", DATASET, str(sample))
-            said.append(told.out.strip().splitlines()[-1])
+            said.append(site.manager.connected("data", "push", DATASET, str(sample)).out.splitlines()[0])
 
     def release(self, site: Site, name: str, *options: str, promote: bool = True) -> str:
         """The scientist trains, the manager lets it serve; the release's digest."""
         with self.clock.step(f"train {name}") as said:
-            told = site.scientist.connected("train", MODEL, *options)
-            said.append(told.out.strip().splitlines()[-1])
+            told = site.scientist.connected("train", MODEL, *options).out.splitlines()
+            said.append(next(line for line in told if line.startswith("best ")))
         digest: str = site.manager.connected("versions", MODEL, "--json").json[0]["digest"]
         with self.clock.step(f"gate {name}") as said:
             said.append(site.manager.connected("gate", MODEL, digest).out.strip().splitlines()[0])

@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export ORT_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup demo test lint unit whole check format down tools browser images cluster-demo locks schema pin-images network-docs benchmarks clean
+.PHONY: help setup demo test lint unit whole test-faults check format down tools browser images cluster-demo locks schema pin-images network-docs benchmarks clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -44,7 +44,10 @@ unit: setup tools browser ## every test but those of the whole stack; two files 
 	$(BIN)/python -m pytest --ignore=tests/whole --numprocesses=2 --dist=loadfile $(PYTEST_ARGS)
 
 whole: setup tools ## tests of the whole stack in a real cluster: root on Linux, 14 GiB, a quarter of an hour
-	$(BIN)/python -m pytest tests/whole $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/whole -m "not faults" $(PYTEST_ARGS)
+
+test-faults: setup tools ## what else goes wrong in a real cluster: half an hour more
+	$(BIN)/python -m pytest tests/whole -m faults $(PYTEST_ARGS)
 
 tools: setup ## build the programs that tests of the infrastructure run; a quarter of an hour the first time
 	@$(BIN)/python -m tools

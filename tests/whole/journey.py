@@ -43,6 +43,7 @@ class Journey:
             self.predict(site)
             self.release(site, "second", "--set", "train.seed=1", promote=False)
             self.change_over(site)
+            self.used(site)
             self.unchanged(site)
             self.destroy(site)
 
@@ -123,6 +124,16 @@ class Journey:
             assert self.load.failed == 0, self.load.log
             assert self.load.requests >= REQUESTS, self.load.log
         return self.load
+
+    def used(self, site: Site) -> None:
+        """What each pod asks for, and the most that it has used; those of trainings and setups are remembered, too."""
+        with self.clock.step("memory") as said:
+            asked = site.memory_limits()
+            for name, used in sorted(site.cluster.pod_memory().items()):
+                self.clock.say(
+                    f"{'':12}{name:<76} {used.peak / 2**20:6.0f} MiB of {asked.get(name, 'a pod that is gone')}"
+                )
+            said.append(f"peak of the whole {site.cluster.memory() / 2**30:.1f} GiB")
 
     def unchanged(self, site: Site) -> None:
         """A second preview finds nothing to do."""

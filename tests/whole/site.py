@@ -130,6 +130,17 @@ class Site:
         selector = f"batch.kubernetes.io/job-name={job},batch.kubernetes.io/job-completion-index=0"
         return self.cluster.kubectl("-n", Namespace.SERVING.value, "logs", "--tail=-1", "-l", selector)
 
+    def memory_limits(self) -> dict[str, str]:
+        """What the containers of each pod may use, as Kubernetes quantities, by the pod's namespace and name."""
+        pods = self.cluster.get("/api/v1/pods")["items"]
+        return {
+            f"{pod['metadata']['namespace']}/{pod['metadata']['name']}": " + ".join(
+                container["resources"].get("limits", {}).get("memory", "no limit")
+                for container in [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
+            )
+            for pod in pods
+        }
+
     def scale(self, namespace: Namespace, kind: str, name: str, replicas: int) -> None:
         """Set how many pods a Deployment or StatefulSet has, and wait until those are gone that are too many."""
         self.cluster.kubectl("-n", namespace.value, "scale", f"{kind}/{name}", f"--replicas={replicas}")
@@ -157,6 +168,31 @@ class Site:
             any(one["type"] == "Ready" and one["status"] == "True" for one in pod["status"].get("conditions", []))
             for pod in pods
         )
+
+    def uids(self, namespace: Namespace, component: Component) -> set[str]:
+        """UIDs of a component's pods."""
+        return {pod["metadata"]["uid"] for pod in self.pods(namespace, component)}
+
+    def agent_log(self) -> str:
+        """What the agents beside the servers have said."""
+        names = [pod["metadata"]["name"] for pod in self.pods(Namespace.SERVING, Component.TRITON)]
+        return "".join(
+            self.cluster.kubectl("-n", Namespace.SERVING.value, "logs", name, "-c", "agent") for name in names
+        )
+
+    def status_with(self, key: str) -> int:
+        """HTTP status that the gateway gives to somebody with this key, from the node; 0 without an answer."""
+        program = (
+            "import sys, urllib.request as http, urllib.error as errors\n"
+            "asked = http.Request(sys.argv[1], headers={'X-API-Key': sys.stdin.read()})\n"
+            "try: print(http.urlopen(asked, timeout=10).status)\n"
+            "except errors.HTTPError as error: print(error.code)\n"
+            "except OSError: print(0)\n"
+        )
+        url = self.gateway_url(f"/v1/models/{MODEL}")
+        command = self.cluster.inside(sys.executable, "-I", "-c", program, url)
+        done = subprocess.run(command, input=key, capture_output=True, text=True, timeout=30, check=True)
+        return int(done.stdout)
 
     @contextmanager
     def asked(self) -> Generator[Callable[[], list[Answer]]]:

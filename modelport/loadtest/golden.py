@@ -5,6 +5,7 @@ that release's own tolerances.
 """
 
 import base64
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,8 @@ class Golden:
     """Outputs that clients see for the releases' task."""
     fetch: Callable[[str], Release] | None = None
     """Reads a release by its digest that is promoted while the load test runs; None: no such answer is expected."""
+    _reading: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    """Hundreds of answers may name a new release at once; it is read once."""
 
     @classmethod
     def load(cls, folders: Sequence[Path], fetch: Callable[[str], Release] | None = None) -> "Golden":
@@ -90,11 +93,15 @@ class Golden:
 
     def _admit(self, digest: str) -> str:
         """Get to know a release that an answer names first; why that cannot be, or empty."""
-        short = digest[:12]
         if self.fetch is None:
-            return f"answered by release {short}, which this run does not expect"
+            return f"answered by release {digest[:12]}, which this run does not expect"
+        with self._reading:
+            return "" if digest in self.releases else self._read(digest, self.fetch)
+
+    def _read(self, digest: str, fetch: Callable[[str], Release]) -> str:
+        short = digest[:12]
         try:
-            release = self.fetch(digest)
+            release = fetch(digest)
         except ModelportError as error:
             return f"answered by release {short}, which cannot be read: {error}"
         expected = {sample.data: sample.expected for sample in release.golden()}

@@ -1,6 +1,7 @@
 """Reading the gateway's JSON back to tensors: exact, and every wrong answer is found, whatever the task."""
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -114,3 +115,30 @@ def test_a_release_that_is_promoted_meanwhile_is_judged_by_its_own_golden_files(
     assert following.problem(question, {"probabilities": np.asarray([0.5, 0.5], np.float32)}, second.digest)
     assert asked == [second.digest], "once"
     assert "cannot be read: no such release" in following.problem(question, right, "f" * 64)
+
+
+def test_a_new_release_is_read_once_however_many_answers_name_it_at_the_same_time(tmp_path: Path) -> None:
+    first = published(Task.CLASSIFY, tmp_path / "first")
+    second = Release.open(published(Task.CLASSIFY, tmp_path / "second", other=0.5))
+    everybody, asked = threading.Barrier(8, timeout=30), list[str]()
+
+    def fetch(digest: str) -> Release:
+        asked.append(digest)
+        return second
+
+    golden = Golden.load([first], fetch)
+    (question,) = golden.questions
+    right = question.expected[next(iter(golden.releases))]
+    found: list[str] = []
+
+    def judge() -> None:
+        everybody.wait()
+        found.append(golden.problem(question, right, second.digest))
+
+    threads = [threading.Thread(target=judge) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [""] * 8
+    assert len(asked) == 1

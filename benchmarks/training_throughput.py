@@ -1,10 +1,10 @@
 """What training through the harness costs: Ray Train beside a plain torch loop, and two workers beside one.
 
-Each way trains dry_wet's network on the same drawn pictures with the same batch, in a process of its own. The ways take
-turns (A B C D, B C D A, ...). An epoch counts as a whole, with evaluation and checkpoint; each process's first one does
+Each way trains dry_wet's network on the same drawn pictures, in a process of its own, with the same batch for each worker:
+two workers take two batches in a step. The ways take turns (A B C D, B C D A, ...). An epoch counts as a whole, with evaluation and checkpoint; each process's first one does
 not count.
 
-    .venv/bin/python benchmarks/training_throughput.py [--rounds 3] [--images 384]
+    .venv/bin/python benchmarks/training_throughput.py [--rounds 3] [--images 768] [--batch 32]
 """
 
 import argparse
@@ -46,12 +46,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, help="trainings of each way")
     parser.add_argument("--epochs", type=int, default=4, help="epochs of each training")
-    parser.add_argument("--images", type=int, default=384, help="pictures to draw")
+    parser.add_argument("--images", type=int, default=768, help="pictures to draw")
+    parser.add_argument("--batch", type=int, default=32, help="pictures in each worker's batch")
     parser.add_argument("--out", type=Path, help="write the numbers to this JSON file")
     parser.add_argument("--one", nargs=2, metavar=("WAY", "PROJECT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.one:
-        print(json.dumps(epochs_of(options.one[0], Path(options.one[1]), options.epochs)))
+        print(json.dumps(epochs_of(options.one[0], Path(options.one[1]), options.epochs, options.batch)))
         return
     found: dict[str, list[float]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory(prefix="modelport-") as temporary:
@@ -63,6 +64,7 @@ def main() -> None:
             order = [list(WAYS)[(place + turn) % len(WAYS)] for place in range(len(WAYS))]
             for way in order:
                 command = [sys.executable, __file__, "--one", way, temporary, "--epochs", str(options.epochs)]
+                command += ["--batch", str(options.batch)]
                 answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
                 found[way] += json.loads(answer.splitlines()[-1])[1:]
                 print(
@@ -90,18 +92,18 @@ def draw(data: Path, count: int) -> None:
         Image.fromarray(picture(wet, np.random.default_rng(number))).save(folder / f"{number:04}.jpg")
 
 
-def epochs_of(way: str, project: Path, epochs: int) -> list[float]:
+def epochs_of(way: str, project: Path, epochs: int, batch: int) -> list[float]:
     """Images a second in each epoch of one training."""
     workers, threads = WAYS[way]
     folder = find_model("dry_wet", project)
     if not workers:
-        return plain(folder, project, epochs, threads)
-    overrides = [f"train.epochs={epochs}", f"train.workers.cpus={threads}"]
+        return plain(folder, project, epochs, threads, batch)
+    overrides = [f"train.epochs={epochs}", f"train.workers.cpus={threads}", f"train.batch_size={batch * workers}"]
     result = start(folder, str(project / "data"), overrides=overrides, workers=workers, again=True)
     return [record["examples"] / record["seconds"] for record in result.epochs]
 
 
-def plain(folder: ModelFolder, project: Path, epochs: int, threads: int) -> list[float]:
+def plain(folder: ModelFolder, project: Path, epochs: int, threads: int, batch: int) -> list[float]:
     """The same training as somebody would write it in torch alone."""
     torch.set_num_threads(threads)
     spec = apply_overrides(folder.spec, [f"train.epochs={epochs}"])
@@ -117,7 +119,7 @@ def plain(folder: ModelFolder, project: Path, epochs: int, threads: int) -> list
     )
     task = Classification(run, VIEWS)
     learner = Learner(classifier("small", 2), float(parameters["weight_decay"]))
-    size, rates = int(parameters["batch_size"]), []
+    size, rates = batch, []
     steps = len(dataset.train) // size
     for epoch in range(epochs):
         began = time.monotonic()

@@ -1,8 +1,8 @@
 """What training through the harness costs: Ray Train beside a plain torch loop, and two workers beside one.
 
-Each way trains dry_wet's network on the same drawn pictures, in a process of its own, with the same batch for each worker:
-two workers take two batches in a step. The ways take turns (A B C D, B C D A, ...). An epoch counts as a whole, with evaluation and checkpoint; each process's first one does
-not count.
+Each way trains dry_wet's network on the same drawn pictures, in a process of its own, with the same batch for each
+worker: two workers take two batches in a step. The ways take turns (A B C D, B C D A, ...). An epoch counts as a whole,
+with evaluation and checkpoint; each process's first one does not count.
 
     .venv/bin/python benchmarks/training_throughput.py [--rounds 3] [--images 768] [--batch 32]
 """

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,13 +32,14 @@ from modelport.training import load_entry, start
 
 ROOT = Path(__file__).parents[1]
 VIEWS = Views(rim="reflection")
-PLAIN, HARNESS, ALONE, TOGETHER = (
-    "plain torch, 2 threads",
-    "harness, 1 worker of 2 threads",
+PLAIN, ALONE, TOGETHER, PLAIN_2, HARNESS_2 = (
+    "plain torch, 1 thread",
     "harness, 1 worker of 1 thread",
     "harness, 2 workers of 1 thread",
+    "plain torch, 2 threads",
+    "harness, 1 worker of 2 threads",
 )
-WAYS = {PLAIN: (0, 2), HARNESS: (1, 2), ALONE: (1, 1), TOGETHER: (2, 1)}
+WAYS = {PLAIN: (0, 1), ALONE: (1, 1), TOGETHER: (2, 1), PLAIN_2: (0, 2), HARNESS_2: (1, 2)}
 """Workers (none is the plain loop) and threads of each."""
 
 
@@ -66,14 +68,15 @@ def main() -> None:
                 command = [sys.executable, __file__, "--one", way, temporary, "--epochs", str(options.epochs)]
                 command += ["--batch", str(options.batch)]
                 answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-                found[way] += json.loads(answer.splitlines()[-1])[1:]
+                found[way] += json.loads(answer.splitlines()[-1])
                 print(
                     f"  {way:<34}{statistics.median(found[way]):>8.1f} images/s  load {os.getloadavg()[0]:.1f}",
                     flush=True,
                 )
     medians = {way: statistics.median(values) for way, values in found.items()}
     ratios = {
-        "harness / plain torch": medians[HARNESS] / medians[PLAIN],
+        "harness / plain torch": medians[ALONE] / medians[PLAIN],
+        "the same with 2 threads": medians[HARNESS_2] / medians[PLAIN_2],
         "two workers / one": medians[TOGETHER] / medians[ALONE],
     }
     for name, value in {**medians, **ratios}.items():
@@ -93,14 +96,15 @@ def draw(data: Path, count: int) -> None:
 
 
 def epochs_of(way: str, project: Path, epochs: int, batch: int) -> list[float]:
-    """Images a second in each epoch of one training."""
+    """Images a second in each epoch of one training but the first, from one epoch's end to the next one's."""
     workers, threads = WAYS[way]
     folder = find_model("dry_wet", project)
     if not workers:
         return plain(folder, project, epochs, threads, batch)
     overrides = [f"train.epochs={epochs}", f"train.workers.cpus={threads}", f"train.batch_size={batch * workers}"]
     result = start(folder, str(project / "data"), overrides=overrides, workers=workers, again=True)
-    return [record["examples"] / record["seconds"] for record in result.epochs]
+    ends = pairwise(result.epochs)
+    return [1000 * record["examples"] / (record["time_ms"] - before["time_ms"]) for before, record in ends]
 
 
 def plain(folder: ModelFolder, project: Path, epochs: int, threads: int, batch: int) -> list[float]:
@@ -134,7 +138,7 @@ def plain(folder: ModelFolder, project: Path, epochs: int, threads: int, batch: 
             task.evaluate(learner.average.eval())
         torch.save(learner.state(), project / "plain.pt")
         rates.append(len(dataset.train) / (time.monotonic() - began))
-    return rates
+    return rates[1:]
 
 
 if __name__ == "__main__":

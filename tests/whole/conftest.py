@@ -12,7 +12,6 @@ from tests.whole.journey import Journey
 from tests.whole.site import Site
 from tools.images.build import images_folder
 
-
 ROOM_GB = 25
 """Disk that the images take while they are built and imported, and what the pods write."""
 CACHED_ROOM_GB = 6

@@ -31,7 +31,7 @@ cluster-demo: setup tools ## the whole stack in a real cluster on this machine: 
 down: setup ## stop the platform that the demo left running
 	@$(BIN)/modelport local down
 
-test: lint whole unit ## everything that CI runs
+test: lint unit ## everything that CI runs
 
 lint: setup ## formatting, lint, types, directions of imports, model folders
 	$(BIN)/ruff check .

@@ -144,6 +144,8 @@ class Journey:
     def destroy(self, site: Site) -> None:
         """`pulumi destroy`; nothing of the stack is left."""
         with self.clock.step("pulumi destroy") as said:
+            # As docs/run-an-environment.md has it: RayJobs end by the operator, which may go before they do.
+            site.cluster.kubectl("-n", Namespace.TRAINING.value, "delete", "rayjobs.ray.io", "--all")
             said.append(f"{len(site.destroy().deleted)} resources")
             left = [name for name in site.namespaces() if name in set(Namespace)]
             assert not left, left

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from components.labels import COMPONENT, NAME, Component
+from components.labels import COMPONENT, Component
 from infra.network import Namespace
 from tests.cluster.one_node import OneNode
 from tests.engine.engine import Changes, Engine, chart_definitions
@@ -145,7 +145,7 @@ class Site:
         """Set how many pods a Deployment or StatefulSet has, and wait until those are gone that are too many."""
         self.cluster.kubectl("-n", namespace.value, "scale", f"{kind}/{name}", f"--replicas={replicas}")
         if not replicas:
-            gone = ("-n", namespace.value, "wait", "--for=delete", "pod", "-l", f"{NAME}={name}")
+            gone = ("-n", namespace.value, "wait", "--for=delete", "pod", "-l", f"{COMPONENT}={name}")
             self.cluster.kubectl(*gone, "--timeout=90s")
 
     def delete_pods(self, namespace: Namespace, component: Component, *, force: bool = False) -> list[str]:

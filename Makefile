@@ -40,8 +40,8 @@ lint: setup ## formatting, lint, types, directions of imports, model folders
 	$(BIN)/lint-imports
 	$(BIN)/modelport check
 
-unit: setup tools browser ## every test but those of the whole stack; two files at a time
-	$(BIN)/python -m pytest --ignore=tests/whole --numprocesses=2 --dist=loadfile $(PYTEST_ARGS)
+unit: setup tools browser ## every test but those of the whole stack
+	$(BIN)/python -m pytest --ignore=tests/whole $(PYTEST_ARGS)
 
 whole: setup tools ## tests of the whole stack in a real cluster: root on Linux, 14 GiB, a quarter of an hour
 	$(BIN)/python -m pytest tests/whole -m "not faults" $(PYTEST_ARGS)

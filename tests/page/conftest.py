@@ -82,9 +82,9 @@ def _published(store: ObjectStore, task: Task) -> tuple[str, str]:
     return digests[0], digests[1]
 
 
-# Not the whole session's: Playwright keeps an event loop running in this thread, under which no other test of ours can
+# A module's, not the session's: Playwright keeps an event loop running in this thread, under which no other test can
 # have one of its own.
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[BrowserContext]:
     program = find_browser(os.environ)
     if program is None:

@@ -205,7 +205,7 @@ def test_another_terminal_uses_what_is_connected_until_that_ends(stack: Stack, p
         assert stack.forwarded.read_text().splitlines()[-1].startswith("object-store-1 ")
 
         connected.send_signal(signal.SIGINT)
-        assert connected.wait(timeout=30) == 0
+        assert connected.wait(timeout=120) == 0
         assert trainer.left() == []
         assert trainer.run("data", "list", _dataset(stack)).returncode == 5
     finally:
@@ -240,7 +240,7 @@ def test_whoever_ends_it_takes_the_credentials_away(people: dict[str, Person], e
         until(connected, "Ctrl-C")
         assert trainer.left()
         connected.send_signal(ending)
-        assert connected.wait(timeout=30) == 128 + ending
+        assert connected.wait(timeout=120) == 128 + ending
     finally:
         end(connected)
     assert trainer.left() == []

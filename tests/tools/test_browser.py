@@ -4,14 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools.machines import program
 from tools.browser import NAMES, VARIABLE, ensure_browser, find_browser
-
-
-def program(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("#!/bin/sh\n")
-    path.chmod(0o755)
-    return path
 
 
 class Machine:

@@ -63,7 +63,8 @@ class Pair:
     made: bool
 
     def __str__(self) -> str:
-        return f"{self.source} -> {self.target}: {'allowed' if self.allowed else 'denied'} by the matrix, "
+        by_matrix, tried = "allowed" if self.allowed else "denied", "made" if self.made else "not made"
+        return f"{self.source} -> {self.target}: {by_matrix} by the matrix, {tried}"
 
 
 def parties(flows: Sequence[Flow]) -> list[Party]:

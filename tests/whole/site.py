@@ -28,6 +28,19 @@ PROJECT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 300
 """For a pod on a busy machine to become ready."""
 
+_GET = """
+import json, sys, urllib.error, urllib.request
+asked = urllib.request.Request(sys.argv[1], headers={"X-API-Key": sys.stdin.read()})
+try:
+    answer = urllib.request.urlopen(asked, timeout=10)
+except urllib.error.HTTPError as error:
+    answer = error
+except OSError as error:
+    print(json.dumps([0, str(error)]))
+    sys.exit()
+print(json.dumps([answer.status, answer.read().decode()]))
+"""
+
 
 @dataclass
 class Site:
@@ -182,17 +195,7 @@ class Site:
 
     def status_with(self, key: str) -> int:
         """HTTP status that the gateway gives to somebody with this key, from the node; 0 without an answer."""
-        program = (
-            "import sys, urllib.request as http, urllib.error as errors\n"
-            "asked = http.Request(sys.argv[1], headers={'X-API-Key': sys.stdin.read()})\n"
-            "try: print(http.urlopen(asked, timeout=10).status)\n"
-            "except errors.HTTPError as error: print(error.code)\n"
-            "except OSError: print(0)\n"
-        )
-        url = self.gateway_url(f"/v1/models/{MODEL}")
-        command = self.cluster.inside(sys.executable, "-I", "-c", program, url)
-        done = subprocess.run(command, input=key, capture_output=True, text=True, timeout=30, check=True)
-        return int(done.stdout)
+        return self._get(f"/v1/models/{MODEL}", key)[0]
 
     @contextmanager
     def asked(self) -> Generator[Callable[[], list[Answer]]]:
@@ -217,15 +220,22 @@ class Site:
         return self.ask_gateway(f"/v1/models/{MODEL}")
 
     def ask_gateway(self, path: str) -> Mapping[str, Any]:
-        """GET of the gateway with the caller's key, from the node."""
-        program = (
-            "import sys, urllib.request as http;"
-            "asked = http.Request(sys.argv[1], headers={'X-API-Key': sys.stdin.read()});"
-            "print(http.urlopen(asked, timeout=10).read().decode())"
-        )
-        command = self.cluster.inside(sys.executable, "-I", "-c", program, self.gateway_url(path))
-        done = subprocess.run(command, input=self.gateway_key(), capture_output=True, text=True, timeout=30, check=True)
-        return json.loads(done.stdout)
+        """GET of the gateway with the caller's key, from the node.
+
+        Raises:
+            LookupError: it answers with another status than 200, or not at all.
+        """
+        status, body = self._get(path, self.gateway_key())
+        if status != 200:
+            raise LookupError(f"the gateway answers {path} with {status}: {body}")
+        return json.loads(body)
+
+    def _get(self, path: str, key: str) -> tuple[int, str]:
+        """Status and body of an answer of the gateway, asked from the node; 0 without one."""
+        command = self.cluster.inside(sys.executable, "-I", "-c", _GET, self.gateway_url(path))
+        done = subprocess.run(command, input=key, capture_output=True, text=True, timeout=30, check=True)
+        status, body = json.loads(done.stdout)
+        return status, body
 
     def gateway_url(self, path: str) -> str:
         """URL of the gateway's Service, as the node reaches it."""

@@ -97,6 +97,5 @@ IMAGES: Mapping[str, Recipe] = {
             f"{_STAND_INS}/kuberay-operator",
             programs=("ray-operator",),
         ),
-        Recipe("pause", "registry.k8s.io/pause:3.10", f"{_STAND_INS}/pause", programs=("pause",)),
     )
 }

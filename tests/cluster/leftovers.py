@@ -44,7 +44,8 @@ def processes_of(state: Path) -> list[str]:
         try:
             command = process.cmdline()
             if any(str(state) in part for part in command) or Path(process.cwd()) == state:
-                found.append(Path(command[0]).name)
+                # Of one that is just ending the kernel tells no command line any more.
+                found.append(Path(command[0]).name if command else process.name())
         except psutil.Error:
             continue
     return found

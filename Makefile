@@ -4,6 +4,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 export ORT_DISABLE_TELEMETRY := 1
+# Pulumi's SDKs, torch and Ray take seconds to compile, in every process that finds nothing compiled.
+unexport PYTHONDONTWRITEBYTECODE
+# Processes that share the tests; see TOGETHER in tests/conftest.py.
+WORKERS ?= 2
 
 .PHONY: help setup demo test lint unit whole test-faults check format down tools browser images cluster-demo locks schema pin-images network-docs benchmarks clean
 
@@ -41,7 +45,7 @@ lint: setup ## formatting, lint, types, directions of imports, model folders
 	$(BIN)/modelport check
 
 unit: setup tools browser ## every test but those of the whole stack
-	$(BIN)/python -m pytest --ignore=tests/whole $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --ignore=tests/whole -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
 
 whole: setup tools ## tests of the whole stack in a real cluster: root on Linux, 14 GiB, a quarter of an hour
 	$(BIN)/python -m pytest tests/whole -m "not faults" $(PYTEST_ARGS)

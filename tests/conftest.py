@@ -23,6 +23,30 @@ __all__ = ["control_plane"]
 
 PROJECT = Path(__file__).resolve().parent.parent
 
+TOGETHER = (
+    ("training", ("training", "models", "scaffold", "end_to_end", "release")),
+    ("cluster", ("infra", "engine", "cluster", "remote", "examples")),
+    ("platform", ("serving", "promotion", "page", "loadtest", "local", "data", "test_objects.py")),
+)
+"""Folders of tests that run one after the other where several processes share the work, the longest first.
+
+Two trainings at once on two cores take each other's time until something gives up; and what shares a service of the
+session's is to start it once.
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each test its group: one of `TOGETHER`, or else its file."""
+    ranks = {folder: (rank, name) for rank, (name, folders) in enumerate(TOGETHER) for folder in folders}
+    tests = Path(__file__).parent
+
+    def group(item: pytest.Item) -> tuple[int, str]:
+        return ranks.get(item.path.relative_to(tests).parts[0], (len(TOGETHER), str(item.path)))
+
+    items.sort(key=lambda item: group(item)[0])
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)[1]))
+
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:

@@ -1,6 +1,7 @@
 """Training on Kubernetes: KubeRay's operator, and for each model what it takes to train it once, again, and regularly.
 
-A training is an action, not a resource: Pulumi makes the RayJob's template and Jobs that submit it, never a RayJob.
+A training is an action, not a resource: Pulumi makes the RayJob's template and Jobs that submit it, never a RayJob. It
+makes an account that every RayJob of the model belongs to, though, and goes with.
 """
 
 import hashlib
@@ -39,6 +40,9 @@ _NEVER = "0 0 1 1 *"
 _SUBMIT_SECONDS = 1800
 """Submitting takes seconds; this allows for a node and an image to come first."""
 _SKIP_AWAIT = {"pulumi.com/skipAwait": "true"}
+_WAIT_FOR_OWNED = {"pulumi.com/deletionPropagationPolicy": "foreground"}
+_END_TIME = "15m"
+"""How long trainings may take to end when their model goes; a node that was lost holds its pods for minutes."""
 _API_GROUP = "rbac.authorization.k8s.io"
 
 
@@ -198,18 +202,23 @@ class Training(pulumi.ComponentResource):
                 "labels": labels.labels_for(model, component, extra),
             }
 
+        # RayJobs go with it: it is never another one as long as the stack has the model, whatever changes in what is
+        # trained, and it is gone when they are, while the operator is still there to end them.
+        owner = kubernetes.core.v1.ServiceAccount(
+            f"{name}-ray",
+            metadata=typed({**metadata(ray_account, Component.RAY), "annotations": _WAIT_FOR_OWNED}),
+            automount_service_account_token=False,
+            opts=pulumi.ResourceOptions(parent=self, custom_timeouts=pulumi.CustomTimeouts(delete=_END_TIME)),
+        )
+        # Whatever submits goes before it: nothing is trained any more for a model that goes.
+        submits = pulumi.ResourceOptions(parent=self, depends_on=[owner])
         prepared: list[pulumi.Resource] = [
+            owner,
             kubernetes.core.v1.ConfigMap(
                 f"{name}-bundle",
                 metadata=typed(metadata(bundle, Component.RAY)),
                 binary_data={BUNDLE_FILE: args["bundle"]},
                 immutable=True,
-                opts=mine,
-            ),
-            kubernetes.core.v1.ServiceAccount(
-                f"{name}-ray",
-                metadata=typed(metadata(ray_account, Component.RAY)),
-                automount_service_account_token=False,
                 opts=mine,
             ),
             kubernetes.core.v1.ConfigMap(
@@ -218,7 +227,7 @@ class Training(pulumi.ComponentResource):
                 data={TEMPLATE_FILE: pulumi.Output.json_dumps(job, sort_keys=True, indent=1)},
                 opts=mine,
             ),
-            *_trigger_rights(f"{name}-trigger", metadata(account, Component.TRAINING_TRIGGER), mine),
+            *_trigger_rights(f"{name}-trigger", metadata(account, Component.TRAINING_TRIGGER), ray_account, mine),
         ]
 
         def submission(option: str) -> Manifest:
@@ -248,7 +257,7 @@ class Training(pulumi.ComponentResource):
             spec=typed(
                 cron_job(args.get("data_poll", data_poll(args["model"])), submission("--if-new"), suspended=suspended)
             ),
-            opts=mine,
+            opts=submits,
         )
         # There without a schedule too: it is what a person starts.
         schedule, again = args.get("schedule"), f"{model}-train"
@@ -256,7 +265,7 @@ class Training(pulumi.ComponentResource):
             f"{name}-train",
             metadata=typed(metadata(again, Component.TRAINING_TRIGGER)),
             spec=typed(cron_job(schedule or _NEVER, submission("--again"), suspended=suspended or not schedule)),
-            opts=mine,
+            opts=submits,
         )
         self.template_config_map = pulumi.Output.from_input(template)
         self.trigger_job = pulumi.Output.from_input("" if suspended else trigger)
@@ -272,9 +281,12 @@ class Training(pulumi.ComponentResource):
         )
 
 
-def _trigger_rights(name: str, metadata: Manifest, opts: pulumi.ResourceOptions) -> list[pulumi.Resource]:
-    """The one account of a model that has rights: to submit RayJobs and to see which there are."""
-    rules: Any = [{"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "get", "list"]}]
+def _trigger_rights(name: str, metadata: Manifest, owner: str, opts: pulumi.ResourceOptions) -> list[pulumi.Resource]:
+    """The one account of a model that has rights: to submit RayJobs, to see which there are, and whose they are."""
+    rules: Any = [
+        {"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "get", "list"]},
+        {"apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": [owner], "verbs": ["get"]},
+    ]
     subjects: Any = [{"kind": "ServiceAccount", "name": metadata["name"], "namespace": metadata["namespace"]}]
     return [
         kubernetes.core.v1.ServiceAccount(

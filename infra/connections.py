@@ -183,6 +183,8 @@ def grants(
             (
                 _rule("rayjobs", "get", "list", "create", "delete", group="ray.io"),
                 _rule("configmaps", "get", "create"),
+                # RayJobs name the one that they go with. Not by name: a new model changes nothing here.
+                _rule("serviceaccounts", "get"),
                 _rule("pods", "get", "list"),
                 _rule("pods/log", "get"),
             ),

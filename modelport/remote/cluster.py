@@ -170,6 +170,12 @@ class KubernetesCluster:
         with self._explained("create", f"RayJob {namespace}/{body['metadata']['name']}"):
             return self._custom.create_namespaced_custom_object(**_ray(namespace), body=body)
 
+    def service_account(self, namespace: str, name: str) -> dict[str, Any]:
+        """A service account as the API server writes it."""
+        with self._explained("read", f"ServiceAccount {namespace}/{name}"):
+            found: Any = self._core.read_namespaced_service_account(name, namespace, _request_timeout=_TIMEOUT_S)
+        return cast(dict[str, Any], self._client.sanitize_for_serialization(found))
+
     def create_config_map(self, namespace: str, body: Mapping[str, Any]) -> None:
         """Create a ConfigMap; raises `Conflict` where there is one of this name."""
         with self._explained("create", f"ConfigMap {namespace}/{body['metadata']['name']}"):

@@ -27,7 +27,7 @@ from modelport.errors import (
     Refused,
     Unavailable,
 )
-from modelport.remote.cluster import KubernetesCluster, NotThere, own_kubeconfig
+from modelport.remote.cluster import Forbidden, KubernetesCluster, NotThere, own_kubeconfig
 from modelport.training import rayjob
 from modelport.training.rayjob import Phase, Submitted, Training
 from modelport.training.submit import Command, Submission, submit
@@ -80,6 +80,7 @@ def train(
     Raises:
         ModelportError: the training failed; of the kind that its exit code means.
         BadInput: the stack does not know the model, or there is no such data.
+        Conflict: the model is being taken out of the stack.
         Refused: the user may not train there.
         Unavailable: the cluster does not answer.
         Detached: interrupted; the training goes on.
@@ -279,6 +280,16 @@ class BundledRayJobs:
     def running(self) -> str | None:
         """Name of the one that runs, or waits to."""
         return next((job.name for job in self.all() if job.phase is Phase.RUNNING), None)
+
+    def owner(self, account: str) -> dict[str, Any]:
+        """See `modelport.training.submit.RayJobs.owner`."""
+        place = f"ServiceAccount {self._namespace}/{account}"
+        try:
+            return rayjob.owner_reference(self._cluster.service_account(self._namespace, account), place)
+        except NotThere:
+            raise rayjob.no_account(place) from None
+        except Forbidden as error:
+            raise rayjob.no_right(place, error.message) from None
 
     def create(self, body: dict[str, Any]) -> None:
         """See `modelport.training.submit.RayJobs.create`."""

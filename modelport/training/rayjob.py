@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, cast
 
-from modelport.errors import BadInput
+from modelport.errors import BadInput, Conflict, Refused
 from modelport.training.identity import KEY_LENGTH
 from modelport.training.journal import Journal
 
@@ -32,6 +32,7 @@ _LONGEST_NAME = 47
 """Of a RayJob: KubeRay derives names from it, and refuses longer ones."""
 _LONGEST_SUFFIX = 5
 _ENDED = ("Complete", "Failed", "ValidationFailed")
+_ACCOUNT = ("rayClusterSpec", "headGroupSpec", "template", "spec", "serviceAccountName")
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def read_template(text: str, file: str) -> dict[str, Any]:
     """The RayJob that submissions are made from.
 
     Raises:
-        BadInput: it is no RayJob with an entrypoint.
+        BadInput: it is no RayJob with an entrypoint and an account for its pods.
     """
     remedy = "it is a RayJob of ray.io/v1 in JSON, whose spec.entrypoint is a `modelport train` command"
     try:
@@ -107,6 +108,13 @@ def read_template(text: str, file: str) -> dict[str, Any]:
             raise BadInput("is missing", file=file, key=part, remedy=remedy)
     if not isinstance(found["spec"].get("entrypoint"), str):
         raise BadInput("is missing", file=file, key="spec.entrypoint", remedy=remedy)
+    if not service_account(found):
+        raise BadInput(
+            "is missing",
+            file=file,
+            key=".".join(("spec", *_ACCOUNT)),
+            remedy="name the service account that the stack has for the model's training: RayJobs go when it goes",
+        )
     return found
 
 
@@ -132,6 +140,58 @@ def train_arguments(template: Mapping[str, Any], file: str) -> list[str]:
     )
 
 
+def service_account(template: Mapping[str, Any]) -> str:
+    """Name of the account that the training's pods run as, of a template as `read_template` gives it."""
+    found: Any = template["spec"]
+    for key in _ACCOUNT:
+        found = cast(dict[str, Any], found).get(key) if isinstance(found, dict) else None
+    return found if isinstance(found, str) else ""
+
+
+def owner_reference(account: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """What makes a RayJob go with a service account, and the account wait until the RayJob has gone.
+
+    Args:
+        account: as the API server gives it.
+        place: what it is, for messages.
+
+    Raises:
+        Conflict: it is being deleted.
+    """
+    metadata: dict[str, Any] = account["metadata"]
+    if metadata.get("deletionTimestamp"):
+        raise Conflict(
+            "is being deleted: the stack goes, or this model of it",
+            key=place,
+            remedy="if the model is to stay, run `pulumi up` when that has ended, and submit it again",
+        )
+    return {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "name": metadata["name"],
+        "uid": metadata["uid"],
+        "blockOwnerDeletion": True,
+    }
+
+
+def no_account(place: str) -> BadInput:
+    """The error where the account of a template is not there."""
+    return BadInput(
+        "is not there: trainings run as this account, and go when it goes",
+        key=place,
+        remedy="`pulumi up` makes it for each model of the stack; or the template is another stack's",
+    )
+
+
+def no_right(place: str, said: str) -> Refused:
+    """The error where whoever submits may not look at the account."""
+    return Refused(
+        said,
+        key=place,
+        remedy="run `pulumi up` with this version of modelport: it gives whoever may submit the right to look at it",
+    )
+
+
 def rayjob_name(model: str, key: str, taken: Collection[str] = ()) -> str:
     """Name of a training's RayJob: the model, the beginning of the key, and a number where that is taken."""
     room = _LONGEST_NAME - KEY_LENGTH - 1 - _LONGEST_SUFFIX
@@ -143,8 +203,13 @@ def rayjob_name(model: str, key: str, taken: Collection[str] = ()) -> str:
     return name
 
 
-def render(template: Mapping[str, Any], training: Training, name: str, run: str) -> dict[str, Any]:
-    """The RayJob of one training; it trains this code on this version of the data, or refuses."""
+def render(
+    template: Mapping[str, Any], training: Training, name: str, run: str, owner: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The RayJob of one training; it trains this code on this version of the data, or refuses.
+
+    It goes with its owner, an `owner_reference`.
+    """
     given: dict[str, Any] = template["metadata"]
     metadata = {key: value for key, value in given.items() if key not in ("generateName", "namespace")}
     short = slice(KEY_LENGTH)
@@ -159,6 +224,7 @@ def render(template: Mapping[str, Any], training: Training, name: str, run: str)
             "name": name,
             "labels": {**(given.get("labels") or {}), **labels},
             "annotations": {**(given.get("annotations") or {}), **notes},
+            "ownerReferences": [dict(owner)],
         },
         "spec": {**template["spec"], "entrypoint": f"{template['spec']['entrypoint']} {added}"},
     }

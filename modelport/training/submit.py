@@ -6,7 +6,7 @@ time, one of them creates it and the others are told.
 
 import json
 import tempfile
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,16 @@ class RayJobs(Protocol):
         """Those of one training."""
         ...
 
+    def owner(self, account: str) -> dict[str, Any]:
+        """Reference to the service account that a RayJob goes with; see `rayjob.owner_reference`.
+
+        Raises:
+            BadInput: it is not there.
+            Conflict: it is being deleted.
+            Refused: this identity may not look at it.
+        """
+        ...
+
     def create(self, body: dict[str, Any]) -> None:
         """Create one.
 
@@ -85,6 +95,7 @@ def submit(
     Raises:
         BadInput: the bundle or the template makes no sense.
         Unavailable: the object store or the API server is away.
+        Conflict: the model is being taken out of the stack.
         Refused: an identity lacks a right.
     """
     store = ObjectStore.connect(connection, Role.TRAINER)
@@ -107,8 +118,9 @@ def submit(
     if decision.name is None:
         return Submission(None, "\n".join(filter(None, (decision.reason, decision.remedy))))
     run = find_run(Path(), model, key, store, again=True)[0] if decision.further else last
+    owner = rayjobs.owner(rayjob.service_account(template))
     try:
-        rayjobs.create(rayjob.render(template, training, decision.name, run))
+        rayjobs.create(rayjob.render(template, training, decision.name, run, owner))
     except Conflict:
         return Submission(None, f"RayJob {decision.name} was created by somebody else at the same time")
     return Submission(decision.name, f"RayJob {decision.name} trains {model}: run {run} on {uri}")
@@ -145,7 +157,9 @@ class ClusterRayJobs:
         self._namespace = namespace or template["metadata"].get("namespace") or own or context or "default"
         if not rayjob.is_name(self._namespace):
             raise BadInput(f"{self._namespace!r} is no namespace", key="--namespace")
-        self._api: Any = client.CustomObjectsApi()
+        self._client: Any = client.ApiClient()
+        self._core: Any = client.CoreV1Api(self._client)
+        self._api: Any = client.CustomObjectsApi(self._client)
         self._place = {
             "group": rayjob.GROUP,
             "version": rayjob.VERSION,
@@ -157,24 +171,33 @@ class ClusterRayJobs:
     def of(self, training: Training) -> Sequence[Submitted]:
         """See `RayJobs.of`."""
         selector = f"{rayjob.TRAINING_LABEL}={training.short_key}"
-        with self._explained("list"):
+        with self._explained(lambda error: self._translated(error, "list")):
             found: Any = self._api.list_namespaced_custom_object(**self._place, label_selector=selector)
         return [rayjob.submitted(item) for item in found["items"]]
 
+    def owner(self, account: str) -> dict[str, Any]:
+        """See `RayJobs.owner`."""
+        place = f"serviceaccounts/{account} in namespace {self._namespace}"
+        with self._explained(lambda error: _no_owner(error, place)):
+            found: Any = self._core.read_namespaced_service_account(
+                account, self._namespace, _request_timeout=_TIMEOUT_S
+            )
+        return rayjob.owner_reference(self._client.sanitize_for_serialization(found), place)
+
     def create(self, body: dict[str, Any]) -> None:
         """See `RayJobs.create`."""
-        with self._explained("create"):
+        with self._explained(lambda error: self._translated(error, "create")):
             self._api.create_namespaced_custom_object(**self._place, body=body)
 
     @contextmanager
-    def _explained(self, action: str) -> Generator[None]:
+    def _explained(self, translated: Callable[[Any], ModelportError]) -> Generator[None]:
         from kubernetes.client import ApiException
         from urllib3.exceptions import HTTPError
 
         try:
             yield
         except ApiException as error:
-            raise self._translated(error, action) from None
+            raise translated(error) from None
         except HTTPError as error:
             raise Unavailable(
                 f"the API server did not answer: {error}", remedy="the same command can be run again"
@@ -193,6 +216,15 @@ class ClusterRayJobs:
         if error.status in (400, 422):
             return BadInput(f"the template is refused: {said}", key=place)
         return Unavailable(f"could not {action}: {said}", key=place, remedy="the same command can be run again")
+
+
+def _no_owner(error: Any, place: str) -> ModelportError:
+    said = _message(error)
+    if error.status in (401, 403):
+        return rayjob.no_right(place, f"may not get: {said}")
+    if error.status == 404:
+        return rayjob.no_account(place)
+    return Unavailable(f"could not get: {said}", key=place, remedy="the same command can be run again")
 
 
 def _answer(error: Any) -> dict[str, Any]:

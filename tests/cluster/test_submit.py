@@ -35,7 +35,12 @@ data: {{name: {name}}}
 train: {{parameters: {{epochs: 2}}, select: {{metric: dice}}}}
 gate: {{metric: dice, minimum: 0.5}}
 """
-RULES = [{"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "get", "list"]}]
+ACCOUNT = "model-ray"
+"""What the trainings' pods run as."""
+RULES = [
+    {"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "get", "list"]},
+    {"apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": [ACCOUNT], "verbs": ["get"]},
+]
 
 
 @dataclass
@@ -110,6 +115,9 @@ class Site:
     def path(self, name: str = "") -> str:
         return f"/apis/ray.io/v1/namespaces/{self.namespace}/rayjobs/{name}".rstrip("/")
 
+    def account(self) -> str:
+        return f"/api/v1/namespaces/{self.namespace}/serviceaccounts/{ACCOUNT}"
+
     def ends(self, name: str, **status: str) -> None:
         """Say of a RayJob what KubeRay's operator would."""
         self.control_plane.request(
@@ -128,7 +136,10 @@ def site(control_plane: ControlPlane, s3_connection: Connection, tmp_path: Path)
     rbac = "rbac.authorization.k8s.io/v1"
     control_plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": found.namespace}})
     control_plane.apply(
-        *({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {**meta, "name": n}} for n in ("trigger", "none")),
+        *(
+            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {**meta, "name": name}}
+            for name in ("trigger", "none", ACCOUNT)
+        ),
         {"apiVersion": rbac, "kind": "Role", "metadata": {**meta, "name": "trigger"}, "rules": RULES},
         {
             "apiVersion": rbac,
@@ -145,7 +156,8 @@ def site(control_plane: ControlPlane, s3_connection: Connection, tmp_path: Path)
     found.bundle.write_bytes(found.model_folder().bundle().to_bytes())
     s3_connection.restricted_to(Role.TRAINER).save(tmp_path / "connection.json")
     command = f"modelport train {found.model} --bundle /b --data s3://modelport/datasets/{found.model} --checkpoints s3"
-    pod = {"spec": {"containers": [{"name": "ray-head", "image": "registry.test/platform:1"}]}}
+    containers = [{"name": "ray-head", "image": "registry.test/platform:1"}]
+    pod = {"spec": {"serviceAccountName": ACCOUNT, "containers": containers}}
     job = {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
@@ -179,6 +191,16 @@ def test_a_pair_of_code_and_data_is_submitted_once_through_its_life(site: Site) 
     assert annotations["modelport.dev/code"] == site.model_folder().bundle().digest
     assert digest in annotations["modelport.dev/data"]
     assert made["metadata"]["labels"]["modelport.dev/owner"] == "tests"
+    account = site.control_plane.get(site.account())
+    assert made["metadata"]["ownerReferences"] == [
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "name": ACCOUNT,
+            "uid": account["metadata"]["uid"],
+            "blockOwnerDeletion": True,
+        }
+    ]
     run = annotations["modelport.dev/run"]
     assert name.endswith(run)
     assert made["spec"]["entrypoint"].endswith(f"manifests/{digest}.json --run {run}")
@@ -247,6 +269,35 @@ def test_of_several_at_once_one_creates_it_and_the_others_are_told(site: Site, m
     (name,) = site.rayjobs()
     assert sorted((result.rayjob or "") for result in results) == ["", "", "", name]
     assert all(name in result.message for result in results)
+
+
+def test_nothing_is_submitted_that_would_outlive_the_model(site: Site) -> None:
+    site.push(10)
+    role = f"/apis/rbac.authorization.k8s.io/v1/namespaces/{site.namespace}/roles/trigger"
+
+    def grant(rules: list[dict[str, Any]]) -> None:
+        site.control_plane.request("PATCH", role, {"rules": rules}, content_type="application/merge-patch+json")
+
+    # As a stack has it that was brought up before RayJobs had owners.
+    grant(RULES[:1])
+    code, told = site.submit()
+    assert (code, site.rayjobs()) == (6, {}), told
+    assert f"serviceaccounts/{ACCOUNT} in namespace {site.namespace}: may not get" in told
+    assert "run `pulumi up`" in told
+    grant(RULES)
+
+    hold = {"metadata": {"finalizers": ["tests.modelport.dev/hold"]}}
+    patch = "application/merge-patch+json"
+    site.control_plane.request("PATCH", site.account(), hold, content_type=patch)
+    site.control_plane.request("DELETE", site.account())
+    code, told = site.submit()
+    assert (code, site.rayjobs()) == (4, {}), told
+    assert "is being deleted" in told
+
+    site.control_plane.request("PATCH", site.account(), {"metadata": {"finalizers": None}}, content_type=patch)
+    code, told = site.submit()
+    assert (code, site.rayjobs()) == (2, {}), told
+    assert f"serviceaccounts/{ACCOUNT} in namespace {site.namespace}: is not there" in told
 
 
 def test_what_is_wrong_is_said(site: Site) -> None:

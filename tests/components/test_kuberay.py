@@ -98,6 +98,35 @@ def test_what_is_not_code_triggers_no_training(change):
     assert trigger_of(training(**change)) == trigger_of(training())
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image": "registry.example/platform:2.0.0", "ray_version": "2.61.0"},
+        {"code_version": "f" * 64, "bundle": base64.b64encode(b"other code").decode()},
+        {"connection_secret": "connection-trainer-2"},
+        {"labels": {"modelport.dev/owner": "somebody else"}},
+        {"workers": {"count": 4, "cpus": 1, "gpus": 0, "memory": "4Gi"}, "spot": False},
+        {"suspended": True, "schedule": "0 3 * * 0"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_what_trainings_go_with_is_the_same_object_whatever_changes(change):
+    before, after = training(), training(**change)
+    name = template_of(after)["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["serviceAccountName"]
+    first, second = only(before, "ServiceAccount", "-ray"), only(after, "ServiceAccount", "-ray")
+    assert second.inputs["metadata"]["name"] == name
+    assert first.name == second.name
+    # Labels change in place. Name and namespace would be another object, and end every training.
+    for account in (first, second):
+        account.inputs["metadata"].pop("labels")
+    assert first.inputs == second.inputs
+
+
+def test_what_trainings_go_with_waits_for_them_when_it_is_deleted():
+    metadata = only(training(), "ServiceAccount", "-ray").inputs["metadata"]
+    assert metadata["annotations"] == {"pulumi.com/deletionPropagationPolicy": "foreground"}
+
+
 def test_new_code_triggers_a_training():
     urn, name = trigger_of(training())
     new_urn, new_name = trigger_of(training(code_version="f" * 64))
@@ -176,7 +205,11 @@ def test_the_trigger_may_submit_rayjobs_and_nothing_else():
     resources = training()
     assert {r.kind for r in resources} & {"ClusterRole", "ClusterRoleBinding"} == set()
     role = only(resources, "Role").inputs
-    assert role["rules"] == [{"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "get", "list"]}]
+    assert role["rules"] == [
+        {"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "get", "list"]},
+        # Whose RayJobs they are.
+        {"apiGroups": [""], "resources": ["serviceaccounts"], "resourceNames": ["polyp-seg-ray"], "verbs": ["get"]},
+    ]
     binding = only(resources, "RoleBinding").inputs
     assert [subject["name"] for subject in binding["subjects"]] == ["polyp-seg-trigger"]
     assert binding["roleRef"]["name"] == role["metadata"]["name"]

@@ -281,6 +281,8 @@ CAN = {
     ("update", "configmaps", "training"): set(),
     ("delete", "configmaps", "training"): set(),
     ("create", "configmaps", "registry"): set(),
+    ("get", "serviceaccounts", "training"): {"trainer"},
+    ("update", "serviceaccounts", "training"): set(),
     ("create", "pods", "training"): set(),
     ("get", "pods --subresource=log", "training"): {"trainer"},
     ("get", "pods --subresource=log", "registry"): set(),

@@ -19,10 +19,13 @@ from modelport.data import push
 from modelport.objects import ObjectStore
 from modelport.remote.training import follow, new_lines, waiting
 from modelport.training.rayjob import Phase
+from tests.cluster.garbage import collected
 from tests.remote.conftest import STACK, Person, Stack, end, until
 
 TRAINING = "/apis/ray.io/v1/namespaces/modelport-training/rayjobs"
 MAPS = "/api/v1/namespaces/modelport-training/configmaps"
+ACCOUNTS = "/api/v1/namespaces/modelport-training/serviceaccounts"
+ACCOUNT = f"{ACCOUNTS}/dry-wet-ray"
 
 
 @pytest.fixture
@@ -66,6 +69,9 @@ def test_the_code_of_the_checkout_is_trained_to_itsend(stack: Stack, trainer: Pe
     assert "next      modelport gate dry_wet" in told
     assert "--set train.parameters.epochs=2" in job["spec"]["entrypoint"]
     assert "--checkpoints s3" in job["spec"]["entrypoint"], "as the stack's template has it"
+    (account,) = job["metadata"]["ownerReferences"]
+    assert (account["kind"], account["name"]) == ("ServiceAccount", "dry-wet-ray")
+    assert account["uid"] == stack.control_plane.get(ACCOUNT)["metadata"]["uid"]
 
     (bundle,) = bundles(stack)
     (owner,) = bundle["metadata"]["ownerReferences"]
@@ -135,6 +141,91 @@ def test_it_goes_on_when_nobody_follows_it_and_can_be_followed_again(stack: Stac
         finally:
             end(following)
         stack.control_plane.wait_for("kube-controller-manager", "takes the bundle away", lambda: not bundles(stack))
+
+
+def test_what_was_trained_goes_with_its_model(stack: Stack, trainer: Person) -> None:
+    cluster = stack.control_plane
+    collected(cluster, "modelport-training")
+    cluster.end_ray_jobs("SUCCEEDED")
+    with account_put_back(stack):
+        code, told = train(trainer)
+        assert code == 0, told
+        (job,) = jobs(stack)
+        assert "ray.io/rayjob-finalizer" in job["metadata"]["finalizers"]
+        delete_account(stack)
+        cluster.wait_for("ray-operator", "lets go of the RayJob", lambda: not jobs(stack))
+        cluster.wait_for("kube-controller-manager", "deletes the account", lambda: cluster.find(ACCOUNT) is None)
+        cluster.wait_for("kube-controller-manager", "takes the bundle away", lambda: not bundles(stack))
+
+
+def test_a_model_goes_when_its_trainings_have_gone(stack: Stack, trainer: Person) -> None:
+    cluster = stack.control_plane
+    collected(cluster, "modelport-training")
+    with unattended(stack), account_put_back(stack):
+        following = trainer.start("connect", STACK, "--", "modelport", "train", "dry_wet")
+        try:
+            until(following, "waiting for KubeRay")
+            (job,) = jobs(stack)
+            path = f"{TRAINING}/{job['metadata']['name']}"
+            # As if it took its time to end.
+            patch(stack, path, {"finalizers": ["tests.modelport.dev/hold"]})
+            delete_account(stack)
+            cluster.wait_for(
+                "kube-controller-manager",
+                "deletes the RayJob",
+                lambda: "deletionTimestamp" in cluster.get(path)["metadata"],
+            )
+            assert "deletionTimestamp" in cluster.get(ACCOUNT)["metadata"]
+            code, told = other_training(trainer)
+            assert code == 4, told
+            assert "ServiceAccount modelport-training/dry-wet-ray: is being deleted" in told
+
+            patch(stack, path, {"finalizers": None})
+            assert following.stdout is not None
+            assert "the RayJob was deleted" in following.stdout.read()
+            cluster.wait_for("kube-controller-manager", "deletes the account", lambda: cluster.find(ACCOUNT) is None)
+            code, told = other_training(trainer)
+            assert code == 2, told
+            assert "ServiceAccount modelport-training/dry-wet-ray: is not there" in told
+            assert jobs(stack) == []
+        finally:
+            end(following)
+
+
+def other_training(person: Person) -> tuple[int, str]:
+    """One that has no RayJob yet."""
+    return train(person, "--set", "train.parameters.epochs=3")
+
+
+def delete_account(stack: Stack) -> None:
+    """Delete what the model's trainings go with, as Pulumi's provider does."""
+    stack.control_plane.request("DELETE", ACCOUNT, {"propagationPolicy": "Foreground"})
+
+
+def patch(stack: Stack, path: str, metadata: dict[str, Any]) -> None:
+    stack.control_plane.request("PATCH", path, {"metadata": metadata}, content_type="application/merge-patch+json")
+
+
+@contextlib.contextmanager
+def account_put_back(stack: Stack) -> Generator[None]:
+    """What is done to the account of the model's trainings is undone afterwards."""
+    cluster = stack.control_plane
+    kept = cluster.get(ACCOUNT)
+    kept["metadata"] = {key: kept["metadata"][key] for key in ("name", "labels", "annotations")}
+    try:
+        yield
+    finally:
+        for job in jobs(stack):
+            if "tests.modelport.dev/hold" in job["metadata"].get("finalizers", ()):
+                patch(stack, f"{TRAINING}/{job['metadata']['name']}", {"finalizers": None})
+
+        def there_or_not() -> bool:
+            found = cluster.find(ACCOUNT)
+            return found is None or "deletionTimestamp" not in found["metadata"]
+
+        cluster.wait_for("kube-controller-manager", "deletes the account or not", there_or_not)
+        if cluster.find(ACCOUNT) is None:
+            cluster.request("POST", ACCOUNTS, kept)
 
 
 def test_what_a_cluster_cannot_do_is_said(stack: Stack, trainer: Person) -> None:

@@ -1,5 +1,6 @@
 """What a submission decides and writes: tables. The same against a real API server is in tests/cluster."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from modelport.training.rayjob import (
     Submitted,
     Training,
     decide,
+    owner_reference,
     rayjob_name,
     read_template,
     render,
+    service_account,
     submitted,
     train_arguments,
 )
@@ -122,12 +125,16 @@ def test_names_are_what_kuberay_takes(model: str) -> None:
         taken.add(name)
 
 
+ACCOUNT = {"metadata": {"name": "polyp-seg-ray", "namespace": "training", "uid": "1234"}}
+
+
 def template(entrypoint: str) -> dict[str, Any]:
+    head = {"template": {"spec": {"serviceAccountName": "polyp-seg-ray"}}}
     return {
         "apiVersion": "ray.io/v1",
         "kind": "RayJob",
         "metadata": {"generateName": "polyp-seg-", "namespace": "training", "labels": {"modelport.dev/owner": "us"}},
-        "spec": {"entrypoint": entrypoint, "backoffLimit": 2},
+        "spec": {"entrypoint": entrypoint, "backoffLimit": 2, "rayClusterSpec": {"headGroupSpec": head}},
     }
 
 
@@ -135,7 +142,9 @@ COMMAND = "modelport train polyp_seg --bundle /b.tar.gz --data s3://modelport/da
 
 
 def test_the_rayjob_says_what_it_trains() -> None:
-    made = render(template(f"{COMMAND} --workers 2"), TRAINING, BASE, "a1b2c3d4e5f6")
+    made = render(
+        template(f"{COMMAND} --workers 2"), TRAINING, BASE, "a1b2c3d4e5f6", owner_reference(ACCOUNT, "account")
+    )
     metadata = made["metadata"]
     assert metadata["name"] == BASE
     assert "generateName" not in metadata
@@ -150,6 +159,28 @@ def test_the_rayjob_says_what_it_trains() -> None:
     values = train.make_context("train", train_arguments(made, "rayjob.json")).params
     assert (values["data_uri"], values["run"], values["workers"]) == (TRAINING.data_uri, "a1b2c3d4e5f6", 2)
     assert values["bundle"] == Path("/b.tar.gz")
+
+
+def test_the_rayjob_goes_with_the_account_of_its_pods() -> None:
+    given = read_template(json.dumps(template(COMMAND)), "rayjob.json")
+    assert service_account(given) == ACCOUNT["metadata"]["name"]
+    made = render(given, TRAINING, BASE, "a1b2c3d4e5f6", owner_reference(ACCOUNT, "account"))
+    assert made["metadata"]["ownerReferences"] == [
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "name": "polyp-seg-ray",
+            "uid": "1234",
+            # Who deletes the account in the foreground waits for the RayJob.
+            "blockOwnerDeletion": True,
+        }
+    ]
+
+
+def test_nothing_is_submitted_for_a_model_that_goes() -> None:
+    going = {"metadata": {**ACCOUNT["metadata"], "deletionTimestamp": "2026-11-21T10:00:00Z"}}
+    with pytest.raises(Conflict, match="is being deleted"):
+        owner_reference(going, "ServiceAccount training/polyp-seg-ray")
 
 
 def test_what_the_templates_command_says_is_part_of_the_pair() -> None:
@@ -195,6 +226,10 @@ def test_a_template_with_another_command_is_refused(entrypoint: str, complaint: 
         ('{"apiVersion": "batch/v1", "kind": "Job"}', "not a RayJob"),
         ('{"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {}}', "spec: is missing"),
         ('{"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {}, "spec": {}}', "spec.entrypoint: is missing"),
+        (
+            '{"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {}, "spec": {"entrypoint": "modelport train"}}',
+            "headGroupSpec.template.spec.serviceAccountName: is missing",
+        ),
     ],
 )
 def test_what_is_no_rayjob_is_refused(text: str, complaint: str) -> None:

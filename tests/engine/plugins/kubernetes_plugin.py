@@ -57,7 +57,8 @@ SETTINGS = frozenset(
 
 AUTONAMED = "pulumi.com/autonamed"
 SKIP_AWAIT = "pulumi.com/skipAwait"
-ANNOTATIONS = frozenset({AUTONAMED, SKIP_AWAIT})
+PROPAGATION = "pulumi.com/deletionPropagationPolicy"
+ANNOTATIONS = frozenset({AUTONAMED, SKIP_AWAIT, PROPAGATION})
 """Annotations of Pulumi's that are emulated."""
 
 IDENTITY = ("apiVersion", "kind", "metadata.name", "metadata.namespace")
@@ -378,12 +379,12 @@ class KubernetesProvider(sdk.Provider):
         self._gone(state if "metadata" in state else _reference(token(request), request.resource_id), request.timeout)
 
     def _gone(self, item: Object, timeout: float) -> None:
-        """Delete an object and wait until it, and what it owns, is gone."""
+        """Delete an object and wait until it is gone: in the foreground after all that waits for it."""
         live = self._api.get(item)
         if live is None:
             return
         uid = live["metadata"]["uid"]
-        self._api.delete(item, "Foreground" if _owns_others(item) else "Background")
+        self._api.delete(item, propagation(item))
         deadline = time.monotonic() + (timeout or self._patience)
         while (live := self._api.get(item)) is not None and live["metadata"]["uid"] == uid:
             if time.monotonic() > deadline:
@@ -403,6 +404,18 @@ class KubernetesProvider(sdk.Provider):
 
     def _comes(self, item: Object) -> bool | None:
         return self._coming.get((_group(item["apiVersion"]), item["kind"]))
+
+
+def propagation(item: Object) -> str:
+    """How the deletion of an object goes on to what it owns: as its annotation says, else in the foreground.
+
+    What no controller makes anything of is deleted in the background, where nothing is said: it comes to the same, and
+    takes the garbage collector out of it.
+    """
+    said = str((item["metadata"].get("annotations") or {}).get(PROPAGATION, "")).lower()
+    if said in ("orphan", "background"):
+        return said.capitalize()
+    return "Foreground" if said or _owns_others(item) else "Background"
 
 
 def refusals(type_token: str, inputs: Mapping[str, Any]) -> list[tuple[str, str]]:

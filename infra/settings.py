@@ -277,7 +277,9 @@ class Settings(_Section):
         default=None,
         description="The platform image, with its tag [default on GKE: in the project's Artifact Registry].",
     )
-    triton_image: str | None = Field(default=None, description="Triton's image [default: NVIDIA's].")
+    triton_image: Annotated[str, Field(pattern=IMAGE)] | None = Field(
+        default=None, description="Triton's image [default: NVIDIA's]."
+    )
     store: StoreSettings = StoreSettings()
     database: DatabaseSettings = DatabaseSettings()
     tracking: TrackingSettings = TrackingSettings()

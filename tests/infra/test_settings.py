@@ -44,6 +44,7 @@ def test_the_stacks_in_the_repository_are_valid(stack):
         ({k: v for k, v in RIGHT.items() if k != "owner"}, "modelport:owner", "is not set"),
         (changed(ownr="x"), "modelport:ownr", "is not a known key"),
         (changed(image="platform"), "modelport:image", "pattern"),
+        (changed(triton_image="tritonserver"), "modelport:triton_image", "pattern"),
         (changed(image="registry.example.org:5000/platform"), "modelport:image", "pattern"),
         (changed(cluster={"kind": "eks"}), "modelport:cluster", "tag"),
         (changed(cluster={"nodes": {}}), "modelport:cluster", "is not set"),

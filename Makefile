@@ -45,7 +45,7 @@ lint: setup ## formatting, lint, types, directions of imports, model folders
 	$(BIN)/modelport check
 
 unit: setup tools browser ## every test but those of the whole stack
-	$(BIN)/python -m pytest --ignore=tests/whole -n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --ignore=tests/whole -n $(WORKERS) $(PYTEST_ARGS)
 
 whole: setup tools ## tests of the whole stack in a real cluster: root on Linux, 14 GiB, a quarter of an hour
 	$(BIN)/python -m pytest tests/whole -m "not faults" $(PYTEST_ARGS)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from modelport.connection import Connection, Role
 from modelport.errors import Unavailable
@@ -24,9 +26,9 @@ __all__ = ["control_plane"]
 PROJECT = Path(__file__).resolve().parent.parent
 
 TOGETHER = (
-    ("training", ("training", "models", "scaffold", "end_to_end", "release")),
-    ("cluster", ("infra", "engine", "cluster", "remote", "examples")),
-    ("platform", ("serving", "promotion", "page", "loadtest", "local", "data", "test_objects.py")),
+    ("training", "models", "scaffold", "end_to_end", "release"),
+    ("infra", "engine", "cluster", "remote", "examples"),
+    ("serving", "promotion", "page", "loadtest", "local", "data", "test_objects.py"),
 )
 """Folders of tests that run one after the other where several processes share the work, the longest first.
 
@@ -35,17 +37,30 @@ session's is to start it once.
 """
 
 
+def together(nodeid: str) -> tuple[int, str]:
+    """Place in `TOGETHER`, and name, of what a test runs one after the other with: its folder's, or else its file."""
+    file = nodeid.partition("::")[0]
+    folder = file.removeprefix("tests/").partition("/")[0]
+    place = next((place for place, folders in enumerate(TOGETHER) if folder in folders), None)
+    return (len(TOGETHER), file) if place is None else (place, TOGETHER[place][0])
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each test its group: one of `TOGETHER`, or else its file."""
-    ranks = {folder: (rank, name) for rank, (name, folders) in enumerate(TOGETHER) for folder in folders}
-    tests = Path(__file__).parent
+    """The longest first; otherwise as they stand."""
+    items.sort(key=lambda item: together(item.nodeid)[0])
 
-    def group(item: pytest.Item) -> tuple[int, str]:
-        return ranks.get(item.path.relative_to(tests).parts[0], (len(TOGETHER), str(item.path)))
 
-    items.sort(key=lambda item: group(item)[0])
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)[1]))
+class Together(LoadScopeScheduling):
+    """Gives a process all tests that run one after the other."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return together(nodeid)[1]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Together:
+    """What `-n` shares the work with."""
+    config.option.loadscopereorder = False
+    return Together(config, log)
 
 
 @pytest.fixture(scope="session")

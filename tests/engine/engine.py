@@ -192,6 +192,9 @@ class Engine:
             "PULUMI_SKIP_UPDATE_CHECK": "1",
             "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "1",
             "PULUMI_DEBUG_COMMANDS": "1",  # for --event-log
+            # Writing a state of hundreds of resources after each of them is most of what the engine does in an `up`.
+            "PULUMI_EXPERIMENTAL": "1",
+            "PULUMI_SKIP_CHECKPOINTS": "1",
             **({"KUBECONFIG": str(kubeconfig), "MODELPORT_TEST_CLUSTER": str(kubeconfig)} if kubeconfig else {}),
             **(env or {}),
         }

@@ -75,7 +75,7 @@ def setup_files(buckets: Sequence[StoreBucket], consumers: Sequence[Consumer]) -
     """Content of the setup's ConfigMap: the script, and what it shall bring about. No secret."""
     files = {
         "setup.sh": (_SCRIPTS / "minio_setup.sh").read_text(),
-        "buckets": "".join(f"{b['name']} {'versioned' if b.get('versioning', False) else 'plain'}\n" for b in buckets),
+        "buckets": "".join(f"{_bucket(bucket)}\n" for bucket in buckets),
         "consumers": "".join(f"{consumer['name']}\n" for consumer in consumers),
     }
     for bucket in buckets:
@@ -85,6 +85,13 @@ def setup_files(buckets: Sequence[StoreBucket], consumers: Sequence[Consumer]) -
     for consumer in consumers:
         files[f"policy-{consumer['name']}.json"] = object_rights.minio_policy(consumer)
     return files
+
+
+def _bucket(bucket: StoreBucket) -> str:
+    """A bucket's line: its name, whether it is versioned, and which prefixes of it are not."""
+    if not bucket.get("versioning", False):
+        return f"{bucket['name']} plain"
+    return f"{bucket['name']} versioned {','.join(bucket.get('unversioned', []))}".rstrip()
 
 
 def setup(name: str, args: ObjectStoreArgs, labels: Mapping[str, str], account: pulumi.Input[str]) -> Manifest:

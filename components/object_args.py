@@ -36,6 +36,8 @@ class StoreBucket(TypedDict):
     """Keep what is overwritten or deleted for a while [default: false]."""
     noncurrent_days: NotRequired[int]
     """With versioning: days for which it is kept [default: 30]."""
+    unversioned: NotRequired[list[str]]
+    """With versioning: prefixes of which nothing is kept, for what is written over and over [default: none]."""
     expire: NotRequired[list[Expiry]]
     """Objects that are removed by age."""
 

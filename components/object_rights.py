@@ -75,6 +75,15 @@ def lifecycle(bucket: StoreBucket) -> dict[str, Any] | None:
         for index, rule in enumerate(bucket.get("expire", []))
     ]
     if bucket.get("versioning", False):
+        rules += [
+            {
+                "ID": f"unversioned-{index}",
+                "Status": "Enabled",
+                "Filter": {"Prefix": prefix},
+                "NoncurrentVersionExpiration": {"NoncurrentDays": 1},
+            }
+            for index, prefix in enumerate(bucket.get("unversioned", []))
+        ]
         rules.append(
             {
                 "ID": "noncurrent",
@@ -95,6 +104,9 @@ def gcs_lifecycle(bucket: StoreBucket) -> list[Manifest]:
             condition["matches_prefixes"] = [rule["prefix"]]
         rules.append({"action": {"type": "Delete"}, "condition": condition})
     if bucket.get("versioning", False):
+        if prefixes := bucket.get("unversioned", []):
+            condition = {"days_since_noncurrent_time": 1, "matches_prefixes": list(prefixes)}
+            rules.append({"action": {"type": "Delete"}, "condition": condition})
         days = int(bucket.get("noncurrent_days", NONCURRENT_DAYS))
         rules.append({"action": {"type": "Delete"}, "condition": {"days_since_noncurrent_time": days}})
     return rules

@@ -221,6 +221,9 @@ class _Builder:
                 {
                     "name": BUCKET,
                     "versioning": True,
+                    # A checkpoint is deleted after the next one, and a heartbeat replaced twice a minute: kept for a
+                    # month they would fill the store.
+                    "unversioned": ["checkpoints/", "replicas/"],
                     "expire": [
                         {"prefix": "staging/", "days": store.staging_days},
                         {"prefix": "checkpoints/", "days": store.staging_days},

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.client import S3Client
 
 
+_FULL, _INSUFFICIENT_STORAGE = ("XMinioStorageFull", "QuotaExceeded"), 507
 _PROBE = ".probe"
 _STALE_ETAG = f'"{"0" * 32}"'
 """Of no object: a write that it is the condition of has to fail."""
@@ -211,6 +212,12 @@ class ObjectStore:
         code = str(error.response.get("Error", {}).get("Code", ""))
         if status == 404:
             return NotFound(f"there is no such object ({code})", file=place)
+        if code in _FULL or status == _INSUFFICIENT_STORAGE:
+            return Unavailable(
+                f"the object store at {self.endpoint} is full",
+                file=place,
+                remedy="nothing was written; run it again when there is room",
+            )
         if status in (409, 412):
             return Conflict("somebody else wrote it first", file=place, remedy="look at what is there and run it again")
         if status in (401, 403):

@@ -125,6 +125,43 @@ class _Deaf(BaseHTTPRequestHandler):
         pass
 
 
+class _Full(BaseHTTPRequestHandler):
+    """A store on a disk that is full, as MinIO says so."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_PUT(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        body = b"<Error><Code>XMinioStorageFull</Code><Message>Storage backend has no room</Message></Error>"
+        self.send_response(507)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_full_store_is_told_from_one_that_is_away(s3_connection: Connection, tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Full)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        full = s3_connection.model_copy(update={"s3_endpoint": f"http://127.0.0.1:{server.server_port}"})
+        store = ObjectStore.connect(full, Role.PROMOTER)
+        (tmp_path / "file").write_bytes(b"x")
+        for write in (
+            lambda: store.put("releases/a", b"x"),
+            lambda: store.replace("releases/a", b"x", None),
+            lambda: store.upload(tmp_path / "file", "releases/a"),
+        ):
+            with pytest.raises(Unavailable, match="is full") as caught:
+                write()
+            assert "room" in (caught.value.remedy or "")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 @pytest.mark.parametrize("heeds_if_none_match", [False, True])
 def test_a_store_that_ignores_conditions_is_refused_before_a_promotion(
     s3_connection: Connection, heeds_if_none_match: bool

@@ -24,11 +24,11 @@ until reason=$(mc ls store 2>&1); do
     waited=$((waited + 2))
 done
 
-while read -r bucket versioning; do
+while read -r bucket versioning unversioned; do
     [ -n "$bucket" ] || continue
     mc mb --ignore-existing "store/$bucket"
     if [ "$versioning" = versioned ]; then
-        mc version enable "store/$bucket"
+        mc version enable "store/$bucket" ${unversioned:+--excluded-prefixes "$unversioned"}
     fi
     if [ -f "$setup/lifecycle-$bucket.json" ]; then
         mc ilm rule import "store/$bucket" <"$setup/lifecycle-$bucket.json"

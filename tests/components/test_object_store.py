@@ -2,9 +2,11 @@
 
 import json
 import os
+import socket
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from components.object_store import Consumer, ObjectStore
 from tests.components import google, weed
 from tests.components.recording import Recorded, record
 from tests.components.secrecy import readable
+from tools import program
 
 SCRIPTS = Path(minio.__file__).with_name("scripts")
 TRAINER = Consumer(
@@ -29,7 +32,12 @@ SERVER = Consumer(
 MLFLOW = Consumer(name="mlflow", grants=[{"bucket": "mlflow", "read": [], "write": [""]}])
 CONSUMERS = [TRAINER, SERVER, MLFLOW]
 BUCKETS = [
-    {"name": "modelport", "versioning": True, "expire": [{"prefix": "staging/", "days": 30}]},
+    {
+        "name": "modelport",
+        "versioning": True,
+        "unversioned": ["checkpoints/", "replicas/"],
+        "expire": [{"prefix": "staging/", "days": 30}],
+    },
     {"name": "mlflow"},
 ]
 WEED = {"engine": "seaweedfs", "tool_image": "registry.example/platform:1"}
@@ -330,6 +338,60 @@ esac
         assert "store.registry.svc:9000 did not answer within 0 seconds: connection refused" in done.stderr
 
 
+class TestRealMinio:
+    """A real one, after its real setup."""
+
+    @pytest.fixture
+    def endpoint(self, tmp_path) -> Iterator[str]:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        environment = {
+            "HOME": str(tmp_path),
+            "MINIO_ROOT_USER": object_args.ROOT,
+            "MINIO_ROOT_PASSWORD": "root-secret",
+            "MINIO_BROWSER": "off",
+        }
+        command = [program("minio"), "server", tmp_path / "data", "--address", address, "--quiet"]
+        with (tmp_path / "log").open("w") as log, subprocess.Popen(command, env=environment, stdout=log) as running:
+            try:
+                yield f"http://{address}"
+            finally:
+                running.kill()
+
+    def test_what_is_written_over_and_over_keeps_no_old_versions(self, endpoint, tmp_path):
+        setup = tmp_path / "setup"
+        setup.mkdir()
+        for name, content in minio.setup_files(BUCKETS, []).items():
+            (setup / name).write_text(content)
+        for _ in range(2):
+            done = subprocess.run(
+                ["/bin/sh", setup / "setup.sh"],
+                env={
+                    "PATH": f"{program('mc').parent}:{os.environ['PATH']}",
+                    "HOME": str(tmp_path),
+                    "SETUP_DIR": str(setup),
+                    "MC_CONFIG_DIR": str(tmp_path / "mc"),
+                    "STORE_SCHEME": "http",
+                    "STORE_ADDRESS": endpoint.removeprefix("http://"),
+                    "ROOT_USER": object_args.ROOT,
+                    "ROOT_PASSWORD": "root-secret",
+                },
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            assert done.returncode == 0, done.stderr
+        admin = weed.client(endpoint, object_args.ROOT, "root-secret")
+        for key in ("checkpoints/m/run/epoch", "replicas/m/r.json", "releases/a"):
+            admin.put_object(Bucket="modelport", Key=key, Body=b"one")
+            admin.put_object(Bucket="modelport", Key=key, Body=b"two")
+            admin.delete_object(Bucket="modelport", Key=key)
+        kept = admin.list_object_versions(Bucket="modelport")
+        assert {version["Key"] for version in kept["Versions"]} == {"releases/a"}
+        assert len(kept["Versions"]) == 2
+        assert {marker["Key"] for marker in kept["DeleteMarkers"]} == {"releases/a"}
+
+
 class TestSeaweedfs:
     """SeaweedFS: what is registered, and a real one with it."""
 
@@ -427,6 +489,10 @@ class TestGcs:
             assert bucket.get("forceDestroy") is False
         assert buckets["acme-modelport"]["lifecycleRules"] == [
             {"action": {"type": "Delete"}, "condition": {"age": 30, "matchesPrefixes": ["staging/"]}},
+            {
+                "action": {"type": "Delete"},
+                "condition": {"daysSinceNoncurrentTime": 1, "matchesPrefixes": ["checkpoints/", "replicas/"]},
+            },
             {"action": {"type": "Delete"}, "condition": {"daysSinceNoncurrentTime": 30}},
         ]
         assert outputs(**GCS)["bucket_names"] == {"modelport": "acme-modelport", "mlflow": "acme-mlflow"}

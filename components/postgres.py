@@ -23,6 +23,8 @@ POSTGRES_USER = 999
 
 _SCRIPTS = Path(__file__).with_name("scripts")
 _SETUP_FILES = {"setup.sh": "postgres_setup.sh", "setup.sql": "postgres_setup.sql"}
+_BACKUP_FILES = {"dump.sh": "postgres_dump.sh", "backup.py": "postgres_backup.py"}
+_DUMP = "/dump/database.dump"
 _VOLUME = "/var/lib/postgresql/data"
 _PGDATA = f"{_VOLUME}/pgdata"
 _CONFIG = "/etc/postgres"
@@ -277,7 +279,7 @@ class Postgres(pulumi.ComponentResource):
         config = kubernetes.core.v1.ConfigMap(
             f"{name}-backup",
             metadata=metadata,
-            data={"backup.py": (_SCRIPTS / "postgres_backup.py").read_text()},
+            data={key: (_SCRIPTS / file).read_text() for key, file in _BACKUP_FILES.items()},
             opts=child,
         )
         secret = kubernetes.core.v1.Secret(
@@ -482,21 +484,23 @@ def backup_spec(
     """A CronJob: PostgreSQL's image dumps, as the role that owns the database; another image stores the dump."""
     size = backup.get("scratch_size", "2Gi")
     dump = pods.scratch("/dump", size, "dump")
+    scripts = pods.config_volume("backup", f"{name}-backup", "/backup")
     dumping = Container(
         "dump",
         reference(Image.POSTGRES),
         Resources(cpu=0.1, memory="256Mi", storage=size),
-        command=["pg_dump"],
-        args=["--format=custom", "--file=/dump/database.dump", f"--dbname={args['database']}"],
+        command=["/bin/sh", "/backup/dump.sh"],
         env=[
+            pods.variable("DUMP", _DUMP),
             pods.variable("PGHOST", name),
             pods.variable("PGPORT", str(ports.POSTGRES)),
+            pods.variable("PGDATABASE", args["database"]),
             pods.variable("PGUSER", args["user"]),
             pods.secret_variable("PGPASSWORD", f"{name}-app", "password"),
             pods.variable("PGCONNECT_TIMEOUT", "30"),
             pods.variable("HOME", "/tmp"),  # noqa: S108
         ],
-        mounts=[dump, pods.scratch()],
+        mounts=[dump, pods.scratch(), scripts],
     )
     storing = Container(
         "store",
@@ -504,7 +508,7 @@ def backup_spec(
         Resources(cpu=0.1, memory="512Mi", storage=size),
         command=["python", "-P", "/backup/backup.py"],
         env=[
-            pods.variable("DUMP", "/dump/database.dump"),
+            pods.variable("DUMP", _DUMP),
             pods.variable("S3_ENDPOINT", backup["endpoint"]),
             pods.variable("AWS_DEFAULT_REGION", backup["region"]),
             pods.secret_variable("AWS_ACCESS_KEY_ID", f"{name}-backup", "access-key"),
@@ -514,7 +518,7 @@ def backup_spec(
             pods.variable("KEEP_DAYS", str(int(backup.get("keep_days", 14)))),
             pods.variable("HOME", "/tmp"),  # noqa: S108
         ],
-        mounts=[dump, pods.scratch(), pods.config_volume("backup", f"{name}-backup", "/backup")],
+        mounts=[dump, pods.scratch(), scripts],
     )
     template = pods.pod_template(
         [storing], labels=labels, service_account=account, init=[dumping], restart_policy="Never"

@@ -317,6 +317,29 @@ def test_a_first_start_that_was_cut_off_is_begun_anew(server):
     assert (server.folder / "volume" / "pgdata" / "PG_VERSION").exists()
 
 
+def test_a_dump_waits_for_a_server_that_cannot_be_reached_yet(server):
+    server.initialise("admin-one")
+    with server.running():
+        assert server.setup("admin-one", "app-one").returncode == 0
+    dump = server.folder / "database.dump"
+    environment = {
+        "PATH": f"{server.programs}:{os.environ['PATH']}",
+        "PGHOST": "127.0.0.1",
+        "PGPORT": str(server.port),
+        "PGUSER": "mlflow",
+        "PGPASSWORD": "app-one",
+        "PGDATABASE": "mlflow",
+        "DUMP": str(dump),
+    }
+    command = ["/bin/sh", SCRIPTS / "postgres_dump.sh"]
+    gone = subprocess.run(command, env={**environment, "DEADLINE_SECONDS": "0"}, capture_output=True, text=True)
+    assert gone.returncode == 1
+    assert "did not answer within 0 seconds" in gone.stderr
+    with subprocess.Popen(command, env=environment) as dumping, server.running():
+        assert dumping.wait(60) == 0
+    assert dump.read_bytes().startswith(b"PGDMP")
+
+
 def test_a_server_that_does_not_answer_is_said(server):
     done = server.setup("admin", "app", DEADLINE_SECONDS="0")
     assert done.returncode == 1

@@ -1,0 +1,16 @@
+#!/bin/sh
+# Waits for the server, with a deadline, and dumps the database: a cluster's network policies may take a moment to know a
+# pod that has just started, and refuse it until then.
+set -eu
+
+deadline=${DEADLINE_SECONDS:-240}
+waited=0
+until pg_isready --quiet --timeout=2 --host="$PGHOST" --port="$PGPORT"; do
+    if [ "$waited" -ge "$deadline" ]; then
+        echo "PostgreSQL at $PGHOST:$PGPORT did not answer within $deadline seconds" >&2
+        exit 1
+    fi
+    sleep 2
+    waited=$((waited + 2))
+done
+exec pg_dump --format=custom --file="$DUMP"

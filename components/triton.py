@@ -34,6 +34,9 @@ _MALLOC = "glibc.malloc.mmap_threshold=268435456:glibc.malloc.trim_threshold=536
 _DRAIN_SECONDS = 40
 _EXIT_SECONDS = 15
 _AGENT_SECONDS = 15
+_SLOWEST_SECONDS = 60
+"""How long a server keeps a superseded release, where there are others: the gateway changes over when the slowest of
+them has the new one, and until then asks each for the old one."""
 _CPU_START_SECONDS, _GPU_START_SECONDS = 180, 900
 _SKIP_AWAIT = {"pulumi.com/skipAwait": "true"}
 
@@ -359,6 +362,7 @@ def _agent(args: TritonPoolArgs, repository: pods.Mount, storage: str, *, gpu: b
             f"--source={MOUNT}/desired/{DESIRED_FILE}",
             f"--listen=0.0.0.0:{ports.AGENT}",
             *(["--gpu"] if gpu else []),
+            *([f"--grace={_SLOWEST_SECONDS}"] if replica_range(args)[1] > 1 else []),
         ],
         env=[
             pods.variable("MODELPORT_CONNECTION", f"{MOUNT}/{CONNECTION_FILE}"),

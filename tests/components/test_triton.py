@@ -193,6 +193,13 @@ def test_a_pool_on_processors_asks_for_no_gpu():
     assert "--gpu" not in agent(template)["command"]
 
 
+def test_where_there_are_others_a_server_keeps_what_was_superseded_until_the_slowest_has_the_new_one():
+    scaling = {"prometheus_url": "http://prometheus:9090", "queue_ms": 20.0}
+    assert not [word for word in agent(pod(replicas={"min": 1, "max": 1}))["command"] if word.startswith("--grace")]
+    for replicas in ({"min": 2, "max": 2}, {"min": 1, "max": 4}):
+        assert "--grace=60" in agent(pod(replicas=replicas, autoscaling=scaling))["command"]
+
+
 def test_a_pool_on_gpus_asks_for_them_where_they_are():
     template = pod(**GPU)
     assert server(template)["resources"]["limits"]["nvidia.com/gpu"] == "1"

@@ -1,5 +1,6 @@
 """Setting the desired version: promotion of a release that passed the gate, and the way back."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from modelport.connection import Connection
 from modelport.contract import find_model
 from modelport.errors import BadInput, GateFailed, Refused
-from modelport.objects import ObjectStore
+from modelport.objects import NotFound, ObjectStore
 from modelport.promotion import catalogue, mirror
 from modelport.promotion.catalogue import SHORT
 from modelport.promotion.evidence import Evidence, GateRules, evidence_by_release, read_evidence, rules_of
@@ -42,7 +43,8 @@ def promote(
 ) -> Changed:
     """Make a release that passed the gate the desired version.
 
-    The release is copied to ``releases/<digest>/``, verified, and only then named in the log.
+    The release is copied to ``releases/<digest>/``, verified, and only then named in the log. Promoting the desired
+    version again writes no log, and mends what was damaged there.
 
     Args:
         model: name of a folder in the promoter's checkout; its ``model.yaml`` gives the rules.
@@ -63,6 +65,7 @@ def promote(
     digest = catalogue.resolve(store, model, digest, log.promoted, connection)
     now = desired(log)
     if digest == now and model not in pins.digests:
+        _copy(store, model, digest, root)
         mirror.sync(store, connection, model, root, warn)
         return Changed(digest, now, None)
     evidence, evidence_hash = _passing_evidence(store, model, digest, rules_of(folder, minimum), now)
@@ -163,11 +166,16 @@ def _passing_evidence(
 
 
 def _copy(store: ObjectStore, model: str, digest: str, root: Path | None) -> None:
-    """Copy a release from staging to ``releases/``, through a local folder in which every digest was verified."""
-    if catalogue.is_released(store, digest):
-        return
-    # From staging once more, not from what the gate downloaded: what was changed since must show here.
+    """Copy a release from staging to ``releases/``, through a local folder in which every digest was verified.
+
+    One that is there and whole stays; one that was damaged there is mended.
+    """
     with catalogue.scratch(root) as scratch:
+        if catalogue.is_released(store, digest):
+            with suppress(BadInput, NotFound):
+                Release.fetch(store, RELEASES, digest, scratch / RELEASES / digest)
+                return
+        # From staging once more, not from what the gate downloaded: what was changed since must show here.
         release = Release.fetch(store, staging_prefix(model), digest, scratch / digest)
         release.upload(store, RELEASES)
 

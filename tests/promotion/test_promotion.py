@@ -49,6 +49,23 @@ def test_promote_needs_evidence(bench: Bench) -> None:
     assert bench.released(digest) == []
 
 
+@pytest.mark.parametrize("desired_now", [True, False])
+def test_promoting_again_mends_what_was_damaged_at_the_store(bench: Bench, desired_now: bool) -> None:
+    digest = bench.promoted()
+    if not desired_now:
+        bench.promoted(CLOSE)
+        bench.gate(digest)  # against the champion that it is to replace
+    place = f"releases/{digest}"
+    bench.store.put(f"{place}/network/model.onnx", b"damage")
+    bench.store.delete(f"{place}/preprocess/model.onnx")
+    with pytest.raises(ModelportError):
+        bench.fetched(digest)
+
+    bench.promote(digest)
+    assert bench.fetched(digest).digest == digest
+    assert desired(read_log(bench.store, bench.model)) == digest
+
+
 def test_changed_rules_want_a_new_gate(bench: Bench) -> None:
     bench.stage()
     bench.gate()

@@ -17,8 +17,8 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +156,7 @@ class OneNode(Kept):
             raise ClusterError(
                 f"{name} was not imported from {layout}: {said.decode().strip()}\n{self.log('containerd')}"
             )
+        self._forget_replaced()
 
     def images(self) -> list[str]:
         """Names of the images that pods can have."""
@@ -216,6 +217,23 @@ class OneNode(Kept):
         self._kill("containerd")
         self._launch_containerd()
         self.wait_for("containerd", "answers", self._containerd_answers)
+
+    @contextmanager
+    def cut_off(self, namespace: str, pod: str, port: int) -> Generator[None]:
+        """Refuse a pod's connections to a port, wherever it is, for a while; those that are open, too."""
+        address = self.get(f"/api/v1/namespaces/{namespace}/pods/{pod}")["status"]["podIP"]
+        rule = ("FORWARD", *("-s", address, "-p", "tcp", "--dport", str(port)), *("-j", "REJECT"))
+        self._iptables("-I", *rule)
+        try:
+            yield
+        finally:
+            self._iptables("-D", *rule)
+
+    def _iptables(self, *arguments: str) -> None:
+        command = self.inside("iptables", "--wait", *arguments)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ClusterError(f"iptables {' '.join(arguments)}: {done.stderr.strip()}")
 
     # Bringing it up
 
@@ -327,6 +345,14 @@ class OneNode(Kept):
         if done.returncode:
             raise ClusterError(f"ctr {' '.join(arguments)}: {done.stderr.strip()}\n{self.log('containerd')}")
         return done.stdout
+
+    def _forget_replaced(self) -> None:
+        """Free the room of images that others of the same name replaced: the runtime's own names for them hold it."""
+        digests = self._image_digests()
+        named = {digest for name, digest in digests.items() if not name.startswith("sha256:")}
+        replaced = [name for name, digest in digests.items() if digest not in named]
+        if replaced:
+            self._ctr("images", "rm", "--sync", *replaced)
 
     def _image_digests(self) -> dict[str, str]:
         lines = self._ctr("images", "ls").splitlines()[1:]

@@ -10,6 +10,7 @@ import pytest
 from tests.whole.clock import Clock
 from tests.whole.journey import Journey
 from tests.whole.site import Site
+from tests.whole.told import TOLD, table
 from tools.images.build import images_folder
 
 ROOM_GB = 25
@@ -41,12 +42,21 @@ class Lived:
 
 
 @pytest.fixture(scope="module")
-def lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lived]:
+def lived(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lived]:
+    """Of the settings that the module calls SETTINGS, if it does."""
     if reason := too_little_disk(images_folder()):
         pytest.skip(reason)
-    journey = Journey(Clock(print))
-    with journey.site(tmp_path_factory.mktemp("whole")) as site:
+    journey, settings = Journey(Clock(print)), getattr(request.module, "SETTINGS", {})
+    with journey.site(tmp_path_factory.mktemp("whole"), **settings) as site:
         journey.up(site)
         journey.push(site)
         journey.release(site, "first")
         yield Lived(journey, site)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What a user saw of each fault."""
+    if TOLD:
+        terminalreporter.section("what a user saw who asked five times a second")
+        for line in table():
+            terminalreporter.write_line(line)

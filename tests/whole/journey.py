@@ -10,12 +10,13 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from infra.network import Namespace
 from tests.cluster.one_node import OneNode
 from tests.engine.engine import Changes
 from tests.whole.clock import Clock
-from tests.whole.site import Load, Site, brought_together
+from tests.whole.site import PROJECT, Load, Site, brought_together
 from tests.whole.stack import DATASET, MODEL
 from tools.images import IMAGES, ensure_layout
 
@@ -48,8 +49,14 @@ class Journey:
             self.destroy(site)
 
     @contextmanager
-    def site(self, folder: Path) -> Generator[Site]:
-        """The cluster, with its images; gone afterwards."""
+    def site(self, folder: Path, source: Path = PROJECT, **settings: Any) -> Generator[Site]:
+        """The cluster, with its images; gone afterwards.
+
+        Args:
+            folder: for everything that is written.
+            source: the project that the stack is made from.
+            settings: of the stack, by whole key, beside or over `stack.settings`.
+        """
         with self.clock.step("images") as said:
             layouts = [ensure_layout(name) for name in IMAGES]
             said.append(f"{len(layouts)}")
@@ -61,7 +68,7 @@ class Journey:
                     cluster.import_layout(layout)
                 said.append(f"API server at {cluster.url}")
             self.clock.explain = cluster.report
-            yield brought_together(folder, cluster)
+            yield brought_together(folder, cluster, source, **settings)
         finally:
             self.clock.explain = lambda: ""
             with self.clock.step("down") as said:
@@ -144,8 +151,6 @@ class Journey:
     def destroy(self, site: Site) -> None:
         """`pulumi destroy`; nothing of the stack is left."""
         with self.clock.step("pulumi destroy") as said:
-            # As docs/run-an-environment.md has it: RayJobs end by the operator, which may go before they do.
-            site.cluster.kubectl("-n", Namespace.TRAINING.value, "delete", "rayjobs.ray.io", "--all")
             said.append(f"{len(site.destroy().deleted)} resources")
             left = [name for name in site.namespaces() if name in set(Namespace)]
             assert not left, left

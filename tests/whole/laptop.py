@@ -54,12 +54,14 @@ class Laptop:
         """Run ``modelport connect here ARGUMENTS``: options, and a program that is no command of ours."""
         return self.run("connect", STACK, "--kubeconfig", str(self.kubeconfig), *arguments, code=code)
 
-    def run(self, *arguments: str, code: int | None = 0, seconds: float = SECONDS) -> Said:
-        """Run ``modelport ARGUMENTS``."""
+    def run(
+        self, *arguments: str, code: int | None = 0, seconds: float = SECONDS, more: Mapping[str, str] | None = None
+    ) -> Said:
+        """Run ``modelport ARGUMENTS``, with more environment."""
         done = subprocess.run(
             [sys.executable, "-m", "modelport", *arguments],
             cwd=self.project,
-            env=self.environment(),
+            env={**self.environment(), **(more or {})},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

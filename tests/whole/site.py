@@ -3,17 +3,20 @@
 import base64
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from components.labels import COMPONENT, Component
 from infra.network import Namespace
+from tests.cluster.client import ClusterError
 from tests.cluster.one_node import OneNode
 from tests.engine.engine import Changes, Engine, chart_definitions
 from tests.whole.asker import Answer, read_answers
@@ -41,6 +44,13 @@ except OSError as error:
 print(json.dumps([answer.status, answer.read().decode()]))
 """
 
+_LOG = """
+import sys
+from modelport.connection import Connection, Role
+from modelport.objects import ObjectStore
+print(ObjectStore.connect(Connection.load(), Role.PROMOTER).get(f"promotions/{sys.argv[1]}/log.json").decode())
+"""
+
 
 @dataclass
 class Site:
@@ -51,15 +61,32 @@ class Site:
     engine: Engine
     scientist: Laptop
     manager: Laptop
+    settings: dict[str, Any]
+    """Of the stack, by whole key, beside or over `stack.settings`."""
 
     @property
     def project(self) -> Path:
         """The copy of the project that the stack is made from."""
         return self.engine.project
 
-    def up(self) -> Changes:
+    def up(self, *options: str) -> Changes:
         """`pulumi up`."""
-        return self.engine.up()
+        return self.engine.up(*options)
+
+    def configure(self, **more: Any) -> None:
+        """Change settings of the stack, by whole key; the next `up` brings them about."""
+        self.settings |= more
+        write_stack(self.project, self.cluster.kubeconfig, **self.settings)
+
+    def renew(self, **settings: Any) -> None:
+        """Take this checkout in the place of the one that the stack was made from, with these settings."""
+        noted = self.project / "stacks" / f"Pulumi.{STACK}.yaml"
+        text = noted.read_text()
+        shutil.rmtree(self.project)
+        small_project(PROJECT, self.project)
+        noted.write_text(text)
+        self.settings = settings
+        write_stack(self.project, self.cluster.kubeconfig, **settings)
 
     def destroy(self) -> Changes:
         """`pulumi destroy`."""
@@ -97,8 +124,12 @@ class Site:
 
     def delete_workers(self) -> list[str]:
         """Kill the workers of the trainings that go on; their names."""
+        return self.delete_ray_pods("worker")
+
+    def delete_ray_pods(self, kind: str) -> list[str]:
+        """Kill the pods of trainings of a kind, ``head`` or ``worker``; their names."""
         pods = self.pods(Namespace.TRAINING, Component.RAY)
-        names = [pod["metadata"]["name"] for pod in pods if pod["metadata"]["labels"]["ray.io/node-type"] == "worker"]
+        names = [pod["metadata"]["name"] for pod in pods if pod["metadata"]["labels"]["ray.io/node-type"] == kind]
         now = ("--grace-period=0", "--force", "--wait=false")
         self.cluster.kubectl("-n", Namespace.TRAINING.value, "delete", "pod", *names, *now)
         return names
@@ -186,12 +217,70 @@ class Site:
         """UIDs of a component's pods."""
         return {pod["metadata"]["uid"] for pod in self.pods(namespace, component)}
 
-    def agent_log(self) -> str:
-        """What the agents beside the servers have said."""
-        names = [pod["metadata"]["name"] for pod in self.pods(Namespace.SERVING, Component.TRITON)]
-        return "".join(
-            self.cluster.kubectl("-n", Namespace.SERVING.value, "logs", name, "-c", "agent") for name in names
+    def servers(self) -> list[str]:
+        """Names of the servers' pods."""
+        return sorted(pod["metadata"]["name"] for pod in self.pods(Namespace.SERVING, Component.TRITON))
+
+    def agent_log(self, *pods: str) -> str:
+        """What the agents beside these servers, or all of them, have said; with times."""
+        said: list[str] = []
+        for name in pods or self.servers():
+            # One that has not begun, or has just gone, has said nothing.
+            with suppress(ClusterError):
+                command = ("-n", Namespace.SERVING.value, "logs", name, "-c", "agent", "--timestamps")
+                said.append(self.cluster.kubectl(*command))
+        return "".join(said)
+
+    def loaded_at(self, pod: str, digest: str) -> float | None:
+        """When an agent said last that it has loaded and verified a release, in seconds since the epoch."""
+        lines = [line for line in self.agent_log(pod).splitlines() if f"release {digest[:12]} is loaded" in line]
+        if not lines:
+            return None
+        # Nanoseconds are more than Python reads.
+        seconds, _, fraction = lines[-1].partition(" ")[0].rstrip("Z").partition(".")
+        return datetime.fromisoformat(f"{seconds}.{fraction[:6]:0<6}+00:00").timestamp()
+
+    def rollout(self, namespace: Namespace, kind: str, name: str) -> None:
+        """Replace every pod of a workload by a new one, as its update strategy has it, and wait for the last."""
+        self.cluster.kubectl("-n", namespace.value, "rollout", "restart", f"{kind}/{name}")
+
+        def done() -> bool:
+            place = f"/apis/apps/v1/namespaces/{namespace}/{kind}s/{name}"
+            found = self.cluster.get(place)
+            status, wanted = found["status"], found["spec"]["replicas"]
+            numbers = {status.get(key) for key in ("replicas", "updatedReplicas", "readyReplicas")}
+            return status["observedGeneration"] == found["metadata"]["generation"] and numbers == {wanted}
+
+        self.wait(f"the rollout of {name}", done)
+
+    def sample(self) -> Path:
+        """The image that is asked about."""
+        return self.project / "models" / MODEL / "sample" / "golden" / "plain.jpg"
+
+    def log_of_promotions(self) -> str:
+        """The model's promotion log, as it is stored."""
+        return self.manager.program("--role", "promoter", "--", sys.executable, "-c", _LOG, MODEL).out
+
+    def fill_store(self) -> str:
+        """Fill the object store until it refuses the smallest object; what it said then."""
+        return self._filler("fill")
+
+    def make_room(self) -> None:
+        """Remove what `fill_store` has written."""
+        self._filler("empty")
+
+    def _filler(self, what: str) -> str:
+        """Run `tests.whole.filler` at the node, with the credentials of the dumps."""
+        store = self.cluster.get(f"/api/v1/namespaces/{Namespace.REGISTRY}/services/object-store")["spec"]
+        data = self.cluster.get(f"/api/v1/namespaces/{Namespace.REGISTRY}/secrets/postgres-backup")["data"]
+        keys = {name: base64.b64decode(value).decode() for name, value in data.items()}
+        url = f"http://{store['clusterIP']}:{store['ports'][0]['port']}"
+        command = self.cluster.inside(sys.executable, "-m", "tests.whole.filler", what, url)
+        done = subprocess.run(
+            command, input=json.dumps(keys), cwd=PROJECT, capture_output=True, text=True, timeout=240, check=False
         )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
 
     def status_with(self, key: str) -> int:
         """HTTP status that the gateway gives to somebody with this key, from the node; 0 without an answer."""
@@ -201,7 +290,8 @@ class Site:
     def asked(self) -> Generator[Callable[[], list[Answer]]]:
         """Somebody goes on asking for predictions, from the node; yields what came of it so far."""
         notes = self.folder / f"answers-{time.time_ns()}.jsonl"
-        image = self.project / "models" / MODEL / "sample" / "golden" / "plain.jpg"
+        # Of this checkout: the stack's project may be replaced meanwhile.
+        image = PROJECT / "models" / MODEL / "sample" / "golden" / "plain.jpg"
         url = self.gateway_url(f"/v1/models/{MODEL}/predict")
         command = self.cluster.inside(sys.executable, "-m", "tests.whole.asker", url, str(image), str(notes))
         process = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=PROJECT, text=True)
@@ -248,10 +338,10 @@ class Site:
         return base64.b64decode(secret["data"]["api-key"]).decode()
 
 
-def brought_together(folder: Path, cluster: OneNode) -> Site:
-    """The project's copy, the engine, and the people, for a cluster that is up."""
-    project = small_project(PROJECT, folder / "project")
-    write_stack(project, cluster.kubeconfig)
+def brought_together(folder: Path, cluster: OneNode, source: Path, **settings: Any) -> Site:
+    """A project's copy, the engine, and the people, for a cluster that is up."""
+    project = small_project(source, folder / "project")
+    write_stack(project, cluster.kubeconfig, **settings)
     engine = Engine(
         project,
         folder / "engine",
@@ -265,7 +355,7 @@ def brought_together(folder: Path, cluster: OneNode) -> Site:
     )
     engine.stack_init(STACK)
     scientist, manager = (_person(folder / group, cluster, project, group) for group in (SCIENTISTS, MANAGERS))
-    return Site(folder, cluster, engine, scientist, manager)
+    return Site(folder, cluster, engine, scientist, manager, settings)
 
 
 def _person(folder: Path, cluster: OneNode, project: Path, group: str) -> Laptop:

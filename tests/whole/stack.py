@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from tests.cluster.volumes import DISK
 from tests.engine.engine import copy_project
 
 STACK = "here"
@@ -32,8 +33,25 @@ def group(namespace: str) -> str:
     return f"system:serviceaccounts:{namespace}"
 
 
-def settings(kubeconfig: Path, **more: Any) -> dict[str, Any]:
-    """The stack's configuration, by whole key."""
+def model(**serve: Any) -> dict[str, Any]:
+    """What the stack says of its model; `serve` beside or over what the one server has."""
+    return {
+        "train": {"workers": 1, "cpus": 0.4, "memory": "3Gi", "head_cpus": 0.2, "head_memory": "3Gi"},
+        "serve": {"cpus": 0.2, "memory": "2Gi", **serve},
+        "load_test": True,
+    }
+
+
+TWO_SERVERS: Mapping[str, Any] = {
+    "memory": "18Gi",
+    "store": {"size": "2Gi", "storage_class": DISK, "cpus": 0.1, "memory": "512Mi"},
+    "models": {MODEL: model(replicas=2, cpus=0.1)},
+}
+"""Of a stack whose model has two servers, and whose object store gets full."""
+
+
+def settings(kubeconfig: Path, memory: str = "14Gi", **more: Any) -> dict[str, Any]:
+    """The stack's configuration, by whole key; `memory` is what all pods together may ask for."""
     found: Mapping[str, Any] = {
         "owner": "tests",
         "image": PLATFORM_IMAGE,
@@ -41,7 +59,7 @@ def settings(kubeconfig: Path, **more: Any) -> dict[str, Any]:
         "cluster": {
             "kind": "existing",
             "kubeconfig": str(kubeconfig),
-            "nodes": {"node": {"cpus": 1.9, "memory": "14Gi"}},
+            "nodes": {"node": {"cpus": 1.9, "memory": memory}},
         },
         "store": {"size": "4Gi", "cpus": 0.1, "memory": "512Mi"},
         "database": {"size": "1Gi", "cpus": 0.1, "memory": "256Mi"},
@@ -54,21 +72,17 @@ def settings(kubeconfig: Path, **more: Any) -> dict[str, Any]:
             "promoter": [group(MANAGERS)],
             f"gateway/{CALLER}": [group(MANAGERS)],
         },
-        "models": {
-            MODEL: {
-                "train": {"workers": 1, "cpus": 0.4, "memory": "3Gi", "head_cpus": 0.2, "head_memory": "3Gi"},
-                "serve": {"cpus": 0.2, "memory": "2Gi"},
-                "load_test": True,
-            }
-        },
+        "models": {MODEL: model()},
         **more,
     }
     return {f"modelport:{key}": value for key, value in found.items()}
 
 
 def write_stack(project: Path, kubeconfig: Path, **more: Any) -> None:
-    """Write the stack's file of a project's copy."""
-    (project / "stacks" / f"Pulumi.{STACK}.yaml").write_text(yaml.safe_dump({"config": settings(kubeconfig, **more)}))
+    """Write the stack's file of a project's copy; what Pulumi has noted in it stays."""
+    file = project / "stacks" / f"Pulumi.{STACK}.yaml"
+    noted: dict[str, Any] = yaml.safe_load(file.read_text()) if file.exists() else {}
+    file.write_text(yaml.safe_dump({**noted, "config": settings(kubeconfig, **more)}))
 
 
 def small_project(source: Path, target: Path) -> Path:

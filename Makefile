@@ -35,7 +35,7 @@ cluster-demo: setup tools ## the whole stack in a real cluster on this machine: 
 down: setup ## stop the platform that the demo left running
 	@$(BIN)/modelport local down
 
-test: lint unit ## everything that CI runs
+test: lint unit whole ## everything that CI runs
 
 lint: setup ## formatting, lint, types, directions of imports, model folders
 	$(BIN)/ruff check .
@@ -47,10 +47,10 @@ lint: setup ## formatting, lint, types, directions of imports, model folders
 unit: setup tools browser ## every test but those of the whole stack
 	$(BIN)/python -m pytest --ignore=tests/whole -n $(WORKERS) $(PYTEST_ARGS)
 
-whole: setup tools ## tests of the whole stack in a real cluster: root on Linux, 14 GiB, a quarter of an hour
+whole: setup tools ## the whole stack in a real cluster, with three faults: root on Linux, 14 GiB, a quarter of an hour
 	$(BIN)/python -m pytest tests/whole -m "not faults" $(PYTEST_ARGS)
 
-test-faults: setup tools ## what else goes wrong in a real cluster: half an hour more
+test-faults: setup tools ## what else goes wrong in a real cluster: three quarters of an hour more
 	$(BIN)/python -m pytest tests/whole -m faults $(PYTEST_ARGS)
 
 tools: setup ## build the programs that tests of the infrastructure run; a quarter of an hour the first time

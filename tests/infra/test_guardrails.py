@@ -31,7 +31,7 @@ CHECKOV_SKIPS = {
     "CKV_K8S_15": "tags are immutable, and digests come; pulling always would need a registry to restart a pod",
     "CKV_K8S_40": "user 1000 is the image's own; the restricted standard keeps it apart from the host's",
     "CKV_K8S_35": "Triton, PostgreSQL and MinIO take these from the environment only",
-    "CKV_K8S_38": "what submits trainings talks to the API server: it may list and create RayJobs, and read their owner",
+    "CKV_K8S_38": "what submits trainings talks to the API server: may list and create RayJobs, and read their owner",
     "CKV_K8S_8": "KubeRay adds its own liveness probes to heads and workers; a submitter ends by itself",
     "CKV_K8S_9": "KubeRay adds its own readiness probes to heads and workers; nobody calls a submitter",
 }

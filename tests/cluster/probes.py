@@ -74,6 +74,4 @@ def ask(cluster: Client, namespace: str, name: str, url: str) -> str:
 
 def reaches(cluster: Client, namespace: str, name: str, url: str) -> None:
     """Wait until a pod is answered by the pod `web`."""
-    cluster.wait_for(
-        "kube-proxy", f"lets {name} reach {url}", lambda: ask(cluster, namespace, name, url) == "web", seconds=10
-    )
+    cluster.wait_for("kube-proxy", f"lets {name} reach {url}", lambda: ask(cluster, namespace, name, url) == "web")

@@ -90,7 +90,7 @@ def test_the_api_server_is_reached_by_who_may(cluster: Client, guarded: str) -> 
 def test_a_pod_that_comes_later_is_under_the_policies(cluster: Client, guarded: str) -> None:
     run(cluster, guarded, pod(guarded, "late", probe("serve", str(PORT))))
 
-    cluster.wait_for("enforcer", "closes it", lambda: is_denied(cluster, guarded, "late", "http://web/"), seconds=5)
+    cluster.wait_for("enforcer", "closes it", lambda: is_denied(cluster, guarded, "late", "http://web/"))
 
 
 def to_the_api_server(cluster: Client) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """Users that speak to Triton directly over gRPC, with the client that Triton's users have."""
 
+import os
+import sys
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from grpc.experimental.gevent import init_gevent
-from locust import User, constant, task
+from locust import User, constant, events, task
 from session import TIMEOUT_S, ask_triton, golden, questions
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
@@ -13,6 +16,14 @@ from modelport.loadtest import Question
 
 # Locust's users are greenlets: without this, one user's call would block all the others. Before any channel exists.
 init_gevent()
+
+
+@events.quit.add_listener
+def _end(exit_code: int, **_: Any) -> None:
+    """End at once: gRPC's threads now and then keep Python from ending, and everything has been written by now."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
 
 
 class TritonGrpcUser(User):

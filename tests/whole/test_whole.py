@@ -98,10 +98,17 @@ def test_predictions_come_back_without_mlflow(lived: Lived) -> None:
     with site.asked() as answers:
         site.scale(Namespace.REGISTRY, "deployment", "mlflow", 0)
         try:
-            before = len(answers())
+            before, gone = len(answers()), site.uids(Namespace.SERVING, Component.TRITON)
             site.delete_pods(Namespace.SERVING, Component.TRITON)
-            site.wait("Triton's replacement", lambda: not site.ready(Namespace.SERVING, Component.TRITON), 60)
-            site.wait("predictions again", lambda: [one.status for one in answers()[-10:]] == [200] * 10)
+            site.wait(
+                "Triton's replacement",
+                lambda: (
+                    site.ready(Namespace.SERVING, Component.TRITON)
+                    and not gone & site.uids(Namespace.SERVING, Component.TRITON)
+                ),
+            )
+            again = len(answers())
+            site.wait("predictions again", lambda: [one.status for one in answers()[again:][-10:]] == [200] * 10)
             during = answers()[before:]
         finally:
             site.scale(Namespace.REGISTRY, "deployment", "mlflow", 1)

@@ -22,8 +22,9 @@ POSTGRES_USER = 999
 """User of PostgreSQL's processes: it must be one that the image knows, and is `postgres` in the official one."""
 
 _SCRIPTS = Path(__file__).with_name("scripts")
-_SETUP_FILES = {"setup.sh": "postgres_setup.sh", "setup.sql": "postgres_setup.sql"}
-_BACKUP_FILES = {"dump.sh": "postgres_dump.sh", "backup.py": "postgres_backup.py"}
+_WAIT = "postgres_wait.sh"
+_SETUP_FILES = {"setup.sh": "postgres_setup.sh", "setup.sql": "postgres_setup.sql", _WAIT: _WAIT}
+_BACKUP_FILES = {"dump.sh": "postgres_dump.sh", "backup.py": "postgres_backup.py", _WAIT: _WAIT}
 _DUMP = "/dump/database.dump"
 _VOLUME = "/var/lib/postgresql/data"
 _PGDATA = f"{_VOLUME}/pgdata"

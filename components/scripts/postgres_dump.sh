@@ -3,14 +3,5 @@
 # pod that has just started, and refuse it until then.
 set -eu
 
-deadline=${DEADLINE_SECONDS:-240}
-waited=0
-until pg_isready --quiet --timeout=2 --host="$PGHOST" --port="$PGPORT"; do
-    if [ "$waited" -ge "$deadline" ]; then
-        echo "PostgreSQL at $PGHOST:$PGPORT did not answer within $deadline seconds" >&2
-        exit 1
-    fi
-    sleep 2
-    waited=$((waited + 2))
-done
+. "${0%/*}/postgres_wait.sh"
 exec pg_dump --format=custom --file="$DUMP"

@@ -169,7 +169,7 @@ class Server:
         self.folder = folder
         self.programs = programs
         self.password = folder / "password"
-        for name in ("postgres_start.sh", "postgres_setup.sh", "postgres_setup.sql"):
+        for name in ("postgres_start.sh", "postgres_setup.sh", "postgres_setup.sql", "postgres_wait.sh"):
             shutil.copy(SCRIPTS / name, folder / name)
         (folder / "setup.sql").symlink_to(folder / "postgres_setup.sql")
         (folder / "pg_hba.conf").write_text(postgres._HBA)

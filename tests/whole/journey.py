@@ -110,8 +110,7 @@ class Journey:
     def predict(self, site: Site) -> None:
         """Somebody asks with an API key."""
         with self.clock.step("predict") as said:
-            image = site.project / "models" / MODEL / "sample" / "golden" / "plain.jpg"
-            answer = site.manager.connected("predict", MODEL, str(image), "--json").json
+            answer = site.manager.connected("predict", MODEL, str(site.sample()), "--json").json
             assert answer["release"] == self.releases[0], answer["release"]
             said.append(f"coverage {answer['coverage']:.3f} by release {answer['release'][:12]}")
 

@@ -217,6 +217,10 @@ class Site:
         """UIDs of a component's pods."""
         return {pod["metadata"]["uid"] for pod in self.pods(namespace, component)}
 
+    def replaced(self, namespace: Namespace, component: Component, gone: set[str]) -> bool:
+        """Whether the pods of these UIDs have gone, and others are ready in their place."""
+        return self.ready(namespace, component) and not gone & self.uids(namespace, component)
+
     def servers(self) -> list[str]:
         """Names of the servers' pods."""
         return sorted(pod["metadata"]["name"] for pod in self.pods(Namespace.SERVING, Component.TRITON))

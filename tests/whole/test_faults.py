@@ -53,7 +53,7 @@ def test_a_pod_that_is_deleted_comes_back_and_nothing_that_was_acknowledged_is_l
         site.delete_pods(namespace, component, force=force)
         site.wait(
             f"another {component}",
-            lambda: site.ready(namespace, component) and not gone & site.uids(namespace, component),
+            lambda: site.replaced(namespace, component, gone),
         )
         site.wait("predictions", lambda: [one.status for one in answers()[-10:]] == TEN_RIGHT)
         during = answers()[before:]

@@ -102,10 +102,7 @@ def test_predictions_come_back_without_mlflow(lived: Lived) -> None:
             site.delete_pods(Namespace.SERVING, Component.TRITON)
             site.wait(
                 "Triton's replacement",
-                lambda: (
-                    site.ready(Namespace.SERVING, Component.TRITON)
-                    and not gone & site.uids(Namespace.SERVING, Component.TRITON)
-                ),
+                lambda: site.replaced(Namespace.SERVING, Component.TRITON, gone),
             )
             again = len(answers())
             site.wait("predictions again", lambda: [one.status for one in answers()[again:][-10:]] == [200] * 10)

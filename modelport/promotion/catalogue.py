@@ -51,12 +51,18 @@ def resolve(store: ObjectStore, model: str, name: str | None, also: Iterable[str
         also: digests that may be meant although they are not in staging any more, such as promoted ones.
 
     Raises:
-        BadInput: there is no such release, or more than one.
+        BadInput: there is no such release, or more than one; two were staged last, in the same second.
     """
     staged = staged_releases(store, model)
     if name is None:
         if not staged:
             raise BadInput(f"no release of {model} is staged", remedy=f"run `modelport train {model}`")
+        last = [row.digest[:SHORT] for row in staged if row.time == staged[0].time]
+        if len(last) > 1:  # Stores tell the time of an object by the second.
+            raise BadInput(
+                f"{len(last)} releases of {model} were staged last, at the same time: {', '.join(sorted(last))}",
+                remedy="name the one that is meant",
+            )
         return staged[0].digest
     if re.fullmatch(r"v[0-9]+", name):
         for row in Registry.connect(connection).versions(model):

@@ -75,12 +75,14 @@ class PromotionLog:
         return list(dict.fromkeys(entry.to for entry in reversed(self.entries)))
 
 
-_PREFIX = "promotions/"
+LOGS = "promotions/"
+"""Prefix of every model's log."""
+LOG_FILE = "log.json"
 
 
 def log_key(model: str) -> str:
     """Key of a model's log."""
-    return f"{_PREFIX}{model}/log.json"
+    return f"{LOGS}{model}/{LOG_FILE}"
 
 
 def read_log(store: ObjectStore, model: str) -> PromotionLog:
@@ -125,7 +127,7 @@ def append(store: ObjectStore, log: PromotionLog, entry: LogEntry) -> PromotionL
         Conflict: somebody else changed the desired version first; nothing was written.
         Refused: this identity may not write it, or the store would let two promotions at once both win.
     """
-    store.require_conditions(_PREFIX)
+    store.require_conditions(LOGS)
     entries = (*log.entries, entry)
     data = canonical_json(_Document(entries=entries).model_dump(mode="json", by_alias=True))
     try:

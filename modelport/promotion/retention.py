@@ -8,11 +8,11 @@ from modelport.connection import Connection, Role
 from modelport.errors import BadInput, Conflict, Refused
 from modelport.objects import ObjectInfo, ObjectStore
 from modelport.promotion import catalogue, mirror
-from modelport.promotion.log import PromotionLog, read_log
+from modelport.promotion.log import LOG_FILE, LOGS, PromotionLog, log_key, read_log
 from modelport.promotion.people import Warn, log_warning
 from modelport.promotion.pins import NO_PINS, Pins
 from modelport.promotion.replicas import agents, heartbeats
-from modelport.release import MANIFEST_FILE, RELEASES, Registry, ReleaseManifest, staging_prefix
+from modelport.release import MANIFEST_FILE, RELEASES, Registry, ReleaseManifest, sha256, staging_prefix
 
 KEEP = 5
 """Versions of the log that are kept for a way back."""
@@ -61,7 +61,8 @@ def collect_garbage(
     """Find, and with `delete` remove, what nothing refers to.
 
     A release is kept while an alias, a pin, the last `keep` versions of the log or a running replica refers to it.
-    Staging and checkpoints expire by age; what an alias or a pin refers to stays in staging, too.
+    Staging and checkpoints expire by age; what an alias or a pin refers to stays in staging, too. A copy whose manifest
+    is missing or damaged goes, unless another model's log names it: promoting again mends that one.
 
     Raises:
         BadInput: `keep` leaves no way back.
@@ -75,7 +76,13 @@ def collect_garbage(
     kept = references(store, connection, model, log, keep, pins, warn)
     now = datetime.now(UTC)
     released = by_folder(store.list(f"{RELEASES}/"), f"{RELEASES}/")
-    ours = {prefix: rows for prefix, rows in released.items() if _is_of(store, prefix, rows, model)}
+    models = {prefix: _model_of(store, prefix, rows) for prefix, rows in released.items()}
+    elsewhere = _other_logs(store, model) if None in models.values() else b""
+    ours = {
+        prefix: rows
+        for prefix, rows in released.items()
+        if models[prefix] == model or (models[prefix] is None and _name(prefix).encode() not in elsewhere)
+    }
     releases = expired(ours, kept, now - grace, "nothing refers to it")
     trainers: list[Garbage] = []
     trainer = _trainer(connection, warn)
@@ -144,16 +151,35 @@ def expired(folders: dict[str, list[ObjectInfo]], kept: Collection[str], before:
     return [
         Garbage(prefix, why, tuple(rows))
         for prefix, rows in sorted(folders.items())
-        if prefix.rstrip("/").rpartition("/")[2] not in kept and max(row.modified for row in rows) < before
+        if _name(prefix) not in kept and max(row.modified for row in rows) < before
     ]
 
 
-def _is_of(store: ObjectStore, prefix: str, rows: Sequence[ObjectInfo], model: str) -> bool:
-    """Whether a release is this model's; of one without a manifest, a broken copy, that cannot be told."""
+def _name(prefix: str) -> str:
+    return prefix.rstrip("/").rpartition("/")[2]
+
+
+def _model_of(store: ObjectStore, prefix: str, rows: Sequence[ObjectInfo]) -> str | None:
+    """The model of a release; None where its manifest is missing or damaged, so that this cannot be told.
+
+    Of a release that another version of this project made: the empty string, which is no model's name.
+    """
     key = f"{prefix}{MANIFEST_FILE}"
     if all(row.key != key for row in rows):
-        return True
-    return ReleaseManifest.parse(store.get(key), f"s3://{store.bucket}/{key}").model == model
+        return None
+    data = store.get(key)
+    if sha256(data) != _name(prefix):
+        return None
+    try:
+        return ReleaseManifest.parse(data, f"s3://{store.bucket}/{key}").model
+    except BadInput:
+        return ""
+
+
+def _other_logs(store: ObjectStore, model: str) -> bytes:
+    """Bytes of every other model's log, which may be damaged itself: what it names anywhere is not ours to remove."""
+    logs = (row.key for row in store.list(LOGS) if row.key.endswith(f"/{LOG_FILE}") and row.key != log_key(model))
+    return b"\n".join(store.get(key) for key in logs)
 
 
 def _trainer(connection: Connection, warn: Warn) -> ObjectStore | None:

@@ -16,8 +16,17 @@ from modelport.errors import BadInput, GateFailed, Refused
 from modelport.imaging import decode, decode_mask
 from modelport.objects import ObjectStore
 from modelport.promotion import Evidence, read_log
+from modelport.promotion.catalogue import staged_releases
 from modelport.promotion.isolation import REFUSED, REFUSED_PREFIX
-from modelport.release import TRAINING_DATA_FILE, Release, Runtime, Tolerance, canonical_json, staging_prefix
+from modelport.release import (
+    MANIFEST_FILE,
+    TRAINING_DATA_FILE,
+    Release,
+    Runtime,
+    Tolerance,
+    canonical_json,
+    staging_prefix,
+)
 from tests.promotion.promotion_bench import BAD, CLOSE, GOOD, WORSE, Bench
 from tests.serving import tiny_release as tiny
 
@@ -125,10 +134,22 @@ def test_leaked_images_are_refused(bench: Bench) -> None:
     bench.stage(changes={TRAINING_DATA_FILE: canonical_json({"images": [*bench.images("train"), *leaked]})})
     with pytest.raises(BadInput, match=r"2 of 6 held-out images were trained on.*validation/images/12\.png"):
         bench.gate()
-    bench.stage(changes={TRAINING_DATA_FILE: canonical_json({"images": []})})
+    unknown = bench.stage(changes={TRAINING_DATA_FILE: canonical_json({"images": []})})
     with pytest.raises(BadInput, match="names no image"):
-        bench.gate()
+        bench.gate(unknown)
     assert list(bench.store.list(f"promotions/{bench.model}/")) == [], "there is no evidence of what is not evidence"
+
+
+def test_two_releases_of_the_same_second(bench: Bench) -> None:
+    digests = [bench.stage(GOOD), bench.stage(CLOSE)]
+    for _ in range(10):  # until no second ends in between
+        for digest in digests:
+            key = f"{staging_prefix(bench.model)}/{digest}/{MANIFEST_FILE}"
+            bench.trainer.put(key, bench.trainer.get(key))
+        if len({row.time for row in staged_releases(bench.store, bench.model)}) == 1:
+            break
+    with pytest.raises(BadInput, match=r"2 releases of \w+ were staged last, at the same time: [0-9a-f]{12}, [0-9a-f]{12}"):
+        bench.gate()
 
 
 def test_flipped_channels_show_in_the_golden_samples(bench: Bench) -> None:
@@ -154,8 +175,7 @@ def test_champion_of_other_classes_is_not_compared(bench: Bench) -> None:
     bench.promoted()
     file = bench.root / "models" / bench.model / "model.yaml"
     file.write_text(file.read_text().replace("{name: red}", "{name: crimson}"))
-    bench.stage(classes=(ClassSpec(name="background"), ClassSpec(name="crimson")))
-    evidence = bench.gate()
+    evidence = bench.gate(bench.stage(classes=(ClassSpec(name="background"), ClassSpec(name="crimson"))))
     assert evidence.passed
     assert evidence.champion is not None
     assert evidence.champion.value is None

@@ -1,5 +1,7 @@
 """Nothing is forgotten that something refers to."""
 
+import json
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 from modelport.connection import Role
 from modelport.errors import BadInput, Unavailable
 from modelport.promotion import Collected, Pins, collect_garbage, desired, read_log, rollback
-from modelport.release import MANIFEST_FILE, Release, staging_prefix
+from modelport.release import MANIFEST_FILE, Release, sha256, staging_prefix
 from tests.promotion.promotion_bench import CLOSE, GOOD, Bench
 from tests.promotion.test_mirror_and_status import beat
 
@@ -90,6 +92,33 @@ def test_other_models_are_left_alone(bench: Bench) -> None:
     bench.served(GOOD)
     found = collect(bench)
     assert not [row for row in found.garbage if row.prefix.startswith("releases/") and bench.model not in row.prefix]
+
+
+@pytest.mark.parametrize("damage", ["changed", "missing"])
+def test_a_copy_that_does_not_tell_its_model(bench: Bench, damage: str) -> None:
+    # Another model's desired release, and one that no log names.
+    other = replace(bench, model=f"{bench.model}_other")
+    desired_there, unnamed = other.served(GOOD), other.stage(CLOSE)
+    for digest in (desired_there, unnamed):
+        key = f"releases/{digest}/{MANIFEST_FILE}"
+        bench.store.put(f"releases/{digest}/network/model.onnx", b"graph")
+        if damage == "missing":
+            bench.store.delete(key)
+        else:
+            bench.store.put(key, b"{}")
+    bench.served(GOOD)
+
+    collect(bench, delete=True)
+    assert other.released(desired_there), "promoting it again there could not mend what is gone"
+    assert bench.released(unnamed) == []
+
+
+def test_a_release_of_another_version_of_this_project_stays(bench: Bench) -> None:
+    newer = json.dumps({"schema": "modelport.release/9"}).encode()
+    key = f"releases/{sha256(newer)}/{MANIFEST_FILE}"
+    bench.store.put(key, newer)
+    collect(bench, delete=True)
+    assert bench.store.exists(key)
 
 
 def test_nothing_is_removed_while_mlflow_cannot_be_asked(bench: Bench) -> None:

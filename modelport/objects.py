@@ -6,10 +6,12 @@ where a lost race must not go unnoticed, `ObjectStore.require_conditions` finds 
 """
 
 import os
+import threading
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,7 @@ from modelport.connection import Connection, Role
 from modelport.errors import Conflict, ModelportError, Refused, Unavailable
 
 if TYPE_CHECKING:
+    from boto3.session import Session
     from mypy_boto3_s3.client import S3Client
 
 
@@ -24,6 +27,18 @@ _FULL, _INSUFFICIENT_STORAGE = ("XMinioStorageFull", "QuotaExceeded"), 507
 _PROBE = ".probe"
 _STALE_ETAG = f'"{"0" * 32}"'
 """Of no object: a write that it is the condition of has to fail."""
+
+
+_MAKING_A_CLIENT = threading.Lock()
+"""Clients may be used by any thread; a session makes one at a time."""
+
+
+@cache
+def _session() -> "Session":
+    """One for the process: each new one reads botocore's description of S3 anew, a tenth of a second."""
+    import boto3
+
+    return boto3.session.Session()
 
 
 class NotFound(ModelportError):
@@ -57,28 +72,29 @@ class ObjectStore:
     @classmethod
     def connect(cls, connection: Connection, role: Role) -> "ObjectStore":
         """The platform's bucket as `role`. Nothing is sent before the first call."""
-        import boto3
         from botocore.config import Config
 
         key = connection.key_for(role)
-        client: S3Client = boto3.session.Session().client(
-            "s3",
-            endpoint_url=connection.s3_endpoint,
-            region_name=connection.s3_region,
-            aws_access_key_id=key.access_key,
-            aws_secret_access_key=key.secret_key,
-            config=Config(
-                connect_timeout=3,
-                read_timeout=30,
-                retries={"total_max_attempts": 3, "mode": "standard"},
-                s3={"addressing_style": "path"},
-                # Checksums in trailers are newer than many S3 implementations; our digests are verified above them.
-                request_checksum_calculation="when_required",
-                response_checksum_validation="when_required",
-                # A laptop's proxy settings must not catch requests to a service on the same machine or cluster.
-                proxies={},
-            ),
+        config = Config(
+            connect_timeout=3,
+            read_timeout=30,
+            retries={"total_max_attempts": 3, "mode": "standard"},
+            s3={"addressing_style": "path"},
+            # Checksums in trailers are newer than many S3 implementations; our digests are verified above them.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            # A laptop's proxy settings must not catch requests to a service on the same machine or cluster.
+            proxies={},
         )
+        with _MAKING_A_CLIENT:
+            client = _session().client(
+                "s3",
+                endpoint_url=connection.s3_endpoint,
+                region_name=connection.s3_region,
+                aws_access_key_id=key.access_key,
+                aws_secret_access_key=key.secret_key,
+                config=config,
+            )
         return cls(client, connection.bucket, role.value, connection.s3_endpoint)
 
     def get(self, key: str) -> bytes:

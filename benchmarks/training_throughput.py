@@ -9,14 +9,12 @@ with evaluation and checkpoint; each process's first one does not count.
 
 import argparse
 import json
-import logging
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import uuid
 from collections.abc import Generator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -29,12 +27,12 @@ import ray
 import torch
 from PIL import Image
 
-from modelport.contract import ModelFolder, apply_overrides, find_model
+from modelport.contract import ModelFolder, ModelSpec, apply_overrides, find_model
 from modelport.data import load_dataset
 from modelport.learning import Classification, Views, classifier
 from modelport.learning.learner import Learner, learning_rate
 from modelport.training import load_entry, start
-from modelport.training.cluster import OBJECT_STORE_BYTES
+from modelport.training.cluster import ray_cluster
 
 ROOT = Path(__file__).parents[1]
 VIEWS = Views(rim="reflection")
@@ -108,39 +106,21 @@ def epochs_of(way: str, project: Path, epochs: int, batch: int) -> list[float]:
     if not workers:
         return plain(folder, project, epochs, threads, batch)
     overrides = [f"train.epochs={epochs}", f"train.workers.cpus={threads}", f"train.batch_size={batch * workers}"]
-    with given_cluster(workers * threads):
+    with given_cluster(folder.spec):
         result = start(folder, str(project / "data"), overrides=overrides, workers=workers, again=True)
     ends = pairwise(result.epochs)
     return [1000 * record["examples"] / (record["time_ms"] - before["time_ms"]) for before, record in ends]
 
 
 @contextmanager
-def given_cluster(cpus: int) -> Generator[None]:
-    """A Ray cluster for the harness to join: there a worker gets the threads that it asks for.
+def given_cluster(spec: ModelSpec) -> Generator[None]:
+    """A Ray cluster like the harness's own, for it to join: there a worker gets the threads that it asks for.
 
-    In one of the harness's own, a worker that is alone on the machine gets all of it, whatever it asks for.
+    In one of its own, a worker that is alone on the machine gets all of it, whatever it asks for.
     """
-    os.environ.update(
-        RAY_AUTH_TOKEN=uuid.uuid4().hex,
-        RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0",
-        RAY_USAGE_STATS_ENABLED="0",
-        RAY_worker_niceness="0",
-    )
-    with tempfile.TemporaryDirectory(prefix="mp-") as temporary:
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=temporary,
-        )
+    with tempfile.TemporaryDirectory(prefix="mp-") as temporary, ray_cluster(spec, Path(temporary)):
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-        try:
-            yield
-        finally:
-            ray.shutdown()
+        yield
 
 
 def plain(folder: ModelFolder, project: Path, epochs: int, threads: int, batch: int) -> list[float]:

@@ -26,9 +26,10 @@ __all__ = ["control_plane"]
 PROJECT = Path(__file__).resolve().parent.parent
 
 TOGETHER = (
-    ("training", "models", "scaffold", "end_to_end", "release"),
-    ("infra", "engine", "cluster", "remote", "examples"),
-    ("serving", "promotion", "page", "loadtest", "local", "data", "test_objects.py"),
+    ("training", "models", "scaffold", "end_to_end"),
+    ("infra",),
+    ("engine", "cluster", "remote", "examples"),
+    ("serving", "promotion", "page", "loadtest", "local", "data", "release", "test_objects.py"),
 )
 """Folders of tests that run one after the other where several processes share the work, the longest first.
 

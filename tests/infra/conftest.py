@@ -14,7 +14,10 @@ import pytest
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.nodes import Node, gke_node
 from tests.engine.engine import Changes, Engine, chart_definitions, copy_project
+from tests.policy.environments import policy_environment
 from tools import crds
+from tools.build import ensure
+from tools.catalog import TOOLS
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -100,6 +103,7 @@ def environment(folder: Path, cluster: ControlPlane, stack: str) -> Environment:
         env={
             "MODELPORT_TEST_CRDS": str(chart_definitions(folder / "charts")),
             "MODELPORT_TEST_GCP": str(folder / "gcp.json"),
+            "MODELPORT_TEST_KUBERAY_RIGHTS": str(ensure(TOOLS["ray-operator"]) / "role.yaml"),
         },
     )
     engine.stack_init(stack)
@@ -117,31 +121,36 @@ class Up(Environment):
 
 
 @contextmanager
-def brought_up(folder: Path, nodes: Sequence[Node], stack: str) -> Generator[Up]:
-    """A stack that is up on a cluster of its own."""
+def brought_up(folder: Path, nodes: Sequence[Node], stack: str, *, policies: bool = False) -> Generator[Up]:
+    """A stack that is up on a cluster of its own; with the policy pack in force where that is wanted."""
     with ControlPlane(nodes=nodes) as cluster:
         cluster.apply_crds(crds("gateway-api"))
         made = environment(folder, cluster, stack)
         preview = made.engine.preview()
-        up = made.engine.up()
+        options: list[str] = []
+        if policies:
+            # The pack's own environment, as policy/README.md makes it.
+            (made.project / "policy" / ".venv").symlink_to(policy_environment())
+            options = ["--policy-pack", str(made.project / "policy")]
+        up = made.engine.up(*options)
         yield Up(made.project, made.engine, cluster, preview, up)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
-    """dev, up. Whoever changes it puts it back."""
-    with brought_up(tmp_path_factory.mktemp("dev"), DEV_NODES, "dev") as up:
+    """dev, up under the policies. Whoever changes it puts it back; tests/infra/test_taking_down.py ends it."""
+    with brought_up(tmp_path_factory.mktemp("dev"), DEV_NODES, "dev", policies=True) as up:
         yield up
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def prod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """prod, up."""
     with brought_up(tmp_path_factory.mktemp("prod"), PROD_NODES, "prod") as up:
         yield up
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def empty_cluster() -> Iterator[ControlPlane]:
     """A cluster for previews only: nothing is ever made there."""
     with ControlPlane(nodes=DEV_NODES) as cluster:

@@ -1,7 +1,11 @@
 """The life of dev on the real engine: up, nothing more to do, a model more, a model less, another image, drift."""
 
+import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -33,7 +37,6 @@ def test_a_second_preview_is_empty(dev: Up):
 
 def test_a_refresh_finds_no_drift(dev: Up):
     assert changing(dev.engine.refresh()) == []
-    assert dev.engine.preview().empty
 
 
 def test_state_lives_in_a_namespace_of_its_own(dev: Up):
@@ -72,43 +75,53 @@ def test_adding_and_removing_a_model_touches_nothing_else(dev: Up):
     assert {step.urn for step in removed} == {step.urn for step in added}
     final = dev.pods()
     assert {name: final.get(name) for name in before} == before
-    assert dev.engine.preview().empty
+
+
+def test_what_modelport_new_writes_is_a_model_of_the_environment_by_being_there(dev: Up):
+    models = {"snow_depth": "classify", "rust_map": "segment", "bird_count": "detect"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MODELPORT_")}
+    try:
+        for name, task in models.items():
+            command = [sys.executable, "-m", "modelport", "new", name, "--task", task, "--owner", "tests"]
+            made = subprocess.run(command, cwd=dev.project, env=environment, capture_output=True, text=True, timeout=60)
+            assert made.returncode == 0, made.stderr
+        changes = dev.engine.preview()
+    finally:
+        for name in models:
+            if (dev.project / "models" / name).exists():
+                dev.remove_model(name)
+    steps = changing(changes)
+    assert {step.op for step in steps} == {"create"}
+    of_models = {
+        name: [step for step in steps if step.name.startswith(f"{name.replace('_', '-')}-")] for name in models
+    }
+    assert {step.urn for step in steps} == {step.urn for found in of_models.values() for step in found}
+    for name, found in of_models.items():
+        # What a model has: its code, what trains it, what serves it.
+        kinds = {step.type.rpartition(":")[2] for step in found}
+        assert {"ConfigMap", "Job", "CronJob", "Deployment", "Service"} <= kinds, name
 
 
 def test_another_platform_image_starts_no_training(dev: Up):
-    def jobs() -> dict[str, str]:
-        items = dev.cluster.get("/apis/batch/v1/namespaces/modelport-training/jobs")["items"]
-        return {item["metadata"]["name"]: item["metadata"]["uid"] for item in items}
-
-    before = jobs()
-    assert before
     dev.engine.config_set("modelport:image", "europe-west4-docker.pkg.dev/a-project/modelport/platform:0.2.0")
     try:
-        changed = dev.engine.up()
-        assert changing(changed), "the gateway, at least, runs the new image"
-        assert jobs() == before
+        changes = changing(dev.engine.preview())
     finally:
         dev.engine.run("config", "rm", "--stack", "dev", "modelport:image")
-        dev.engine.up()
-    assert jobs() == before
+    assert any("gateway" in step.name for step in changes), "the gateway, at least, runs the new image"
+    assert [step.name for step in changes if step.type.endswith(":Job") and "training" in step.name] == []
 
 
 def test_new_code_of_a_model_submits_a_training_and_leaves_its_servers_alone(dev: Up):
     file = dev.project / "models" / "polyp_seg" / "train.py"
     text = file.read_text()
-    before = dev.pods()
     file.write_text(text + "\n# another line of code\n")
     try:
-        changes = changing(dev.engine.up())
-        assert sorted(step.op for step in changes if step.type.endswith(":Job")) == ["create", "delete"]
-        assert all("training" in step.name for step in changes), [step.name for step in changes]
-        after = dev.pods()
-        assert {name: after.get(name) for name in before if "trigger" not in name} == {
-            name: pod for name, pod in before.items() if "trigger" not in name
-        }
+        changes = changing(dev.engine.preview())
     finally:
         file.write_text(text)
-        dev.engine.up()
+    assert sorted(step.op for step in changes if step.type.endswith(":Job")) == ["create", "delete"]
+    assert all("training" in step.name for step in changes), [step.name for step in changes]
 
 
 def test_a_model_that_asks_for_gpus_runs_where_they_are(dev: Up):
@@ -128,17 +141,14 @@ def test_a_model_that_asks_for_gpus_runs_where_they_are(dev: Up):
 
 
 def test_a_pinned_version_changes_one_config_map_and_restarts_nothing(dev: Up):
-    before = dev.pods()
     dev.engine.config_set("modelport:versions.polyp_seg", "ab" * 32, path=True)
     try:
-        changed = changing(dev.engine.up())
-        objects = [step for step in changed if step.type.startswith("kubernetes:")]
-        assert [(step.type, step.op) for step in objects] == [("kubernetes:core/v1:ConfigMap", "update")]
-        assert dev.engine.outputs()["models"]["polyp_seg"]["version"] == "ab" * 32
+        changes = changing(dev.engine.preview())
     finally:
         dev.engine.run("config", "rm", "--stack", "dev", "--path", "modelport:versions.polyp_seg")
-        dev.engine.up()
-    assert dev.pods() == before
+    objects = [step for step in changes if step.type.startswith("kubernetes:")]
+    assert [(step.type, step.op) for step in objects] == [("kubernetes:core/v1:ConfigMap", "update")]
+    assert "ab" * 32 in json.dumps(objects[0].new_inputs)
 
 
 def test_drift_is_seen_and_put_right(dev: Up):

@@ -193,6 +193,7 @@ def test_nothing_is_left_behind(uninterrupted: tuple[Tiny, dict[str, Any]]):
     tiny, _ = uninterrupted
     pids = {program.process.pid for program in tiny.programs}
     assert not [folder for folder in Path("/tmp").glob("mp-ray-*") if int(folder.name.split("-")[2]) in pids]
+    assert list(Path("/tmp").glob("modelport-*/tiny")) == [], "code that a killed worker had unpacked"
     (run,) = [path for path in (tiny.root / ".modelport" / "runs" / "tiny").iterdir() if path.is_dir()]
     assert len(list((run / "checkpoints").iterdir())) <= 2
     logs = "".join(file.read_text() for file in (run / "logs").rglob("worker-*.out"))

@@ -381,6 +381,8 @@ class Load:
 
     requests: int
     failed: int
+    median_ms: int
+    longest_ms: int
     log: str
 
 
@@ -390,7 +392,9 @@ def read_load(log: str) -> Load:
     Raises:
         ValueError: there is none.
     """
-    found = re.search(r"^\s*Aggregated\s+(\d+)\s+(\d+)\(", log, re.MULTILINE)
+    counts = r"(?P<requests>\d+)\s+(?P<failed>\d+)\(\S+\)"
+    times = r"\d+\s+\d+\s+(?P<longest>\d+)\s+(?P<median>\d+)"
+    found = re.search(rf"^\s*Aggregated\s+{counts}\s*\|\s*{times}\s*\|", log, re.MULTILINE)
     if found is None:
         raise ValueError(f"the load test left no summary:\n{log[-4000:]}")
-    return Load(int(found[1]), int(found[2]), log)
+    return Load(int(found["requests"]), int(found["failed"]), int(found["median"]), int(found["longest"]), log)

@@ -1,4 +1,4 @@
-"""dev from nothing to nothing, with the policy pack in force."""
+"""The end of dev: what needs something goes before it, and nothing is left."""
 
 import json
 from collections.abc import Mapping
@@ -9,11 +9,7 @@ from typing import Any
 from modelport.training.rayjob import owner_reference
 from tests.cluster.control_plane import ControlPlane
 from tests.cluster.garbage import collected
-from tests.infra.conftest import DEV_NODES, environment
-from tests.policy.environments import policy_environment
-from tools import crds
-from tools.build import ensure
-from tools.catalog import TOOLS
+from tests.infra.conftest import Up
 
 CORE = "/api/v1/namespaces/modelport-training"
 BATCH = "/apis/batch/v1/namespaces/modelport-training"
@@ -32,47 +28,41 @@ RAYJOBS = "/apis/ray.io/v1/namespaces/modelport-training/rayjobs"
 PATIENCE_S = 240.0
 
 
-def test_up_under_the_policies_and_destroy_leave_nothing(tmp_path: Path):
-    with ControlPlane(nodes=DEV_NODES) as cluster:
-        cluster.apply_crds(crds("gateway-api"))
-        made = environment(tmp_path, cluster, "dev")
-        # The chart brings the operator, too; nothing runs in its pod, so that we end RayJobs in its place.
-        made.engine.env["MODELPORT_TEST_KUBERAY_RIGHTS"] = str(ensure(TOOLS["ray-operator"]) / "role.yaml")
-        # The pack's own environment, as policy/README.md makes it.
-        (made.project / "policy" / ".venv").symlink_to(policy_environment())
-        up = made.engine.up("--policy-pack", str(made.project / "policy"))
-        assert any("image-digest" in text for text in up.diagnostics), "unpinned images are listed"
-        check_order(made.engine.export()["deployment"]["resources"])
+def test_the_policies_listed_what_is_not_pinned_yet(dev: Up):
+    assert any("image-digest" in text for text in dev.first_up.diagnostics)
 
-        collected(cluster, "modelport-training")
-        job = train(cluster)
-        with ThreadPoolExecutor(1) as pool:
-            destroying = pool.submit(made.engine.destroy)
-            try:
-                cluster.wait_for(
-                    "kube-controller-manager",
-                    "deletes the RayJob",
-                    lambda: destroying.done() or "deletionTimestamp" in cluster.get(job)["metadata"],
-                    PATIENCE_S,
-                )
-                assert not destroying.done(), "it waits for the RayJob"
-                assert cluster.find(ACCOUNT)
-                assert cluster.get(f"{BATCH}/cronjobs")["items"] == [], "nothing submits any more"
-                for needed in OF_THE_OPERATOR:
-                    assert "deletionTimestamp" not in cluster.get(needed)["metadata"], needed
-            finally:
-                nothing = {"metadata": {"finalizers": None}}
-                cluster.request("PATCH", job, nothing, content_type="application/merge-patch+json")
-            destroyed = destroying.result()
-        assert len(destroyed.deleted) == len(up.created)
-        assert made.engine.export()["deployment"].get("resources", []) == []
-        ours = [
-            item["metadata"]["name"]
-            for item in cluster.get("/api/v1/namespaces")["items"]
-            if item["metadata"]["name"].startswith("modelport-")
-        ]
-        assert ours == []
-        assert json.loads((tmp_path / "gcp.json").read_text())["resources"] == {}
+
+def test_destroy_goes_in_order_and_leaves_nothing(dev: Up):
+    """The last of this stack's tests: nothing is there afterwards."""
+    cluster = dev.cluster
+    before = dev.engine.export()["deployment"]["resources"]
+    check_order(before)
+    # The chart brings the operator, too; nothing runs in its pod, so that we end RayJobs in its place.
+    collected(cluster, "modelport-training")
+    job = train(cluster)
+    with ThreadPoolExecutor(1) as pool:
+        destroying = pool.submit(dev.engine.destroy)
+        try:
+            cluster.wait_for(
+                "kube-controller-manager",
+                "deletes the RayJob",
+                lambda: destroying.done() or "deletionTimestamp" in cluster.get(job)["metadata"],
+                PATIENCE_S,
+            )
+            assert not destroying.done(), "it waits for the RayJob"
+            assert cluster.find(ACCOUNT)
+            assert cluster.get(f"{BATCH}/cronjobs")["items"] == [], "nothing submits any more"
+            for needed in OF_THE_OPERATOR:
+                assert "deletionTimestamp" not in cluster.get(needed)["metadata"], needed
+        finally:
+            nothing = {"metadata": {"finalizers": None}}
+            cluster.request("PATCH", job, nothing, content_type="application/merge-patch+json")
+        destroyed = destroying.result()
+    assert {step.urn for step in destroyed.deleted} == {step.urn for step in dev.first_up.created}
+    assert dev.engine.export()["deployment"].get("resources", []) == []
+    namespaces = [item["metadata"]["name"] for item in cluster.get("/api/v1/namespaces")["items"]]
+    assert [name for name in namespaces if name.startswith("modelport-")] == []
+    assert json.loads(Path(dev.engine.env["MODELPORT_TEST_GCP"]).read_text())["resources"] == {}
 
 
 def check_order(resources: list[dict[str, Any]]) -> None:

@@ -45,6 +45,8 @@ def ray_cluster(spec: ModelSpec, temporary: Path) -> Generator[Shares]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     given = bool(os.environ.get("RAY_ADDRESS"))
     if not given:
+        # What workers unpack goes with what Ray writes, though they were killed.
+        os.environ["TMPDIR"] = str(temporary)
         # Ray's workers run at the lowest priority but four unless told otherwise, and anything else then starves them.
         os.environ.setdefault("RAY_worker_niceness", "0")
         # Nobody takes this machine away from us, and a process less starts sooner.

@@ -6,9 +6,8 @@ BIN := .venv/bin
 export ORT_DISABLE_TELEMETRY := 1
 # Pulumi's SDKs, torch and Ray take seconds to compile, in every process that finds nothing compiled.
 unexport PYTHONDONTWRITEBYTECODE
-# Processes that share the tests, see TOGETHER in tests/conftest.py: one more than the cores of the machine that is the
-# measure, as each waits for something now and then.
-WORKERS ?= 3
+# Processes that share the tests; see TOGETHER in tests/conftest.py.
+WORKERS ?= 2
 
 .PHONY: help setup demo test lint unit whole test-faults check format down tools browser images cluster-demo locks schema pin-images network-docs benchmarks clean
 

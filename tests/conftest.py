@@ -25,6 +25,9 @@ __all__ = ["control_plane"]
 
 PROJECT = Path(__file__).resolve().parent.parent
 
+# Torch's threads burn a core while they wait for each other; beside other tests that made them three times as slow.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 TOGETHER = (
     ("training", "models", "scaffold", "end_to_end"),
     ("infra",),

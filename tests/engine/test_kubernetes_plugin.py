@@ -275,6 +275,15 @@ def _condition(kind: str, name: str, message: str, status: str = "True", reason:
     return _seen(kind, conditions=[{"type": name, "status": status, "reason": reason, "message": message}])
 
 
+def _refused_before() -> dict[str, Any]:
+    """A deployment with a new template, which still tells that pods of the one before were refused."""
+    failure = {"type": "ReplicaFailure", "status": "True", "message": "it violates PodSecurity"}
+    progress = {"type": "Progressing", "status": "True", "reason": "NewReplicaSetCreated"}
+    times = ("2026-01-01T00:00:00Z", "2026-01-01T00:00:09Z")
+    conditions = [{**one, "lastUpdateTime": time} for one, time in zip((failure, progress), times, strict=True)]
+    return _seen("Deployment", conditions=conditions)
+
+
 @pytest.mark.parametrize(
     ("item", "reason", "hopeless"),
     [
@@ -284,6 +293,7 @@ def _condition(kind: str, name: str, message: str, status: str = "True", reason:
         (_seen("Deployment", readyReplicas=1), "1 of 1 pods are ready, 0 of", False),
         (_condition("Deployment", "ReplicaFailure", "quota exceeded"), "quota exceeded", False),
         (_condition("Deployment", "ReplicaFailure", "it violates PodSecurity"), "PodSecurity", True),
+        (_refused_before(), "PodSecurity", False),
         (_condition("Deployment", "Progressing", "slow", "False", "ProgressDeadlineExceeded"), "slow", True),
         ({**_seen("StatefulSet", readyReplicas=1), "spec": {"replicas": 2}}, "1 of 2", False),
         (

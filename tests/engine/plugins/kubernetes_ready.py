@@ -39,7 +39,9 @@ def _deployment(item: Object) -> Pending | None:
     replicas, status = _spec(item).get("replicas", 1), _status(item)
     if failure.get("status") == "True":
         reason = f"{failure.get('reason')}: {failure.get('message')}"
-        return Pending(reason, hopeless=POD_SECURITY in reason)
+        # It is told of the template before, too, until the present one's pods are there: then progress is the newer.
+        of_before = str(failure.get("lastUpdateTime", "")) < str(progress.get("lastUpdateTime", ""))
+        return Pending(reason, hopeless=POD_SECURITY in reason and not of_before)
     if progress.get("reason") == "ProgressDeadlineExceeded":
         return Pending(str(progress.get("message")), hopeless=True)
     return _replicas(status.get("readyReplicas", 0), status.get("updatedReplicas", 0), replicas)

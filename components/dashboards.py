@@ -81,9 +81,13 @@ def model_panels(objective: Objective) -> list[Panel]:
         ),
         Panel(
             "In flight",
-            "Predictions of every model that each gateway works on; it turns away what is over its limit.",
+            "Predictions of every model that each gateway works on, and those that wait until others are answered; "
+            "it turns away what waits too long.",
             "short",
-            [Query("sum by (pod) (modelport_gateway_in_flight)", "{{pod}}")],
+            [
+                Query("sum by (pod) (modelport_gateway_in_flight)", "{{pod}}"),
+                Query("sum by (pod) (modelport_gateway_queued)", "{{pod}} waiting"),
+            ],
         ),
         Panel(
             "Time in Triton's queue, per request",

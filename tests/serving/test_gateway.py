@@ -295,7 +295,7 @@ def test_what_is_away_is_said_and_comes_back(stand, start) -> None:
     model, image = "away", png(tiny.image())
     good, bad = stand.publish(model), stand.publish(model, flipped=True)
     agent = start.agent(model)
-    gateway = start.gateway(agent, deadline=1.5, max_in_flight=2)
+    gateway = start.gateway(agent, deadline=1.5, max_in_flight=2, max_queued=1, queue_seconds=0.5)
     until(lambda: gateway.predict(model, image).status_code == 404, "the gateway to know that there is no such model")
 
     agent.want({model: bad})
@@ -316,7 +316,7 @@ def test_what_is_away_is_said_and_comes_back(stand, start) -> None:
     assert gateway.predict(model, image).status_code == 200
     assert gateway.get("/readyz").is_success
 
-    # A Triton that hangs: the deadline ends the wait, and no more than `max_in_flight` wait at once.
+    # A Triton that hangs: the deadline ends two, one waits for its turn in vain, and the fourth finds the queue full.
     stand.triton.running.send_signal(signal.SIGSTOP)
     try:
         with ThreadPoolExecutor(4) as pool:
@@ -326,6 +326,8 @@ def test_what_is_away_is_said_and_comes_back(stand, start) -> None:
     assert sorted(answer.status_code for answer in answers) == [503, 503, 504, 504]
     for answer in answers:
         problem(answer, answer.status_code, "deadline_exceeded" if answer.status_code == 504 else "busy")
+    busy = sorted(answer.json()["message"] for answer in answers if answer.status_code == 503)
+    assert ["1 wait" in busy[0], "none ended in 0.5 s" in busy[1]] == [True, True], busy
     assert gateway.predict(model, image).status_code == 200
 
     stand.triton.kill()
@@ -342,6 +344,27 @@ def test_what_is_away_is_said_and_comes_back(stand, start) -> None:
     agent.process.start()
     agent.serving(model, good)
     until(lambda: gateway.predict(model, image).status_code == 200, "predictions to come back")
+
+
+def test_a_moment_in_which_nothing_is_answered_is_waited_out(stand, start) -> None:
+    model, image = "stalling", png(tiny.image())
+    digest = stand.publish(model)
+    agent = start.agent(model)
+    gateway = start.gateway(agent, max_in_flight=2)
+    agent.want({model: digest})
+    agent.serving(model, digest)
+    assert gateway.predict(model, image).status_code == 200
+    stand.triton.running.send_signal(signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(12) as pool:
+            asked = [pool.submit(gateway.predict, model, image) for _ in range(12)]
+            until(lambda: "modelport_gateway_queued 10.0" in gateway.get("/metrics").text, "ten of them to wait")
+            assert "modelport_gateway_in_flight 2.0" in gateway.get("/metrics").text
+            stand.triton.running.send_signal(signal.SIGCONT)
+            assert [answer.result().status_code for answer in asked] == [200] * 12
+    finally:
+        stand.triton.running.send_signal(signal.SIGCONT)
+    assert "modelport_gateway_queued 0.0" in gateway.get("/metrics").text
 
 
 def test_a_model_that_fails_on_an_input_is_a_bad_gateway(stand, start) -> None:

@@ -16,6 +16,7 @@ from modelport.connection import Connection, Role
 from modelport.errors import BadInput
 from modelport.objects import ObjectStore
 from modelport.serving.gateway import page, routes
+from modelport.serving.gateway.admission import Admission
 from modelport.serving.gateway.keys import KeyRing
 from modelport.serving.gateway.metrics import GatewayMetrics
 from modelport.serving.gateway.middleware import HEADER, RequestNames
@@ -65,6 +66,7 @@ def create_app(settings: GatewaySettings, connection: Connection, resolve: Resol
             table=ReleaseTable(known_places, settings.refresh, inference.keep, resolve),
             inference=inference,
             threads=ThreadPoolExecutor(settings.decode_threads, thread_name_prefix="pixels"),
+            admission=Admission(settings, metrics),
         )
         app.state.gateway = gateway
         tasks = [asyncio.create_task(gateway.table.run()), asyncio.create_task(_store_records(gateway))]

@@ -42,6 +42,9 @@ class GatewayMetrics:
         self.in_flight = Gauge(
             "modelport_gateway_in_flight", "Predictions that are being worked on.", registry=self.registry
         )
+        self.queued = Gauge(
+            "modelport_gateway_queued", "Requests that wait until others are answered.", registry=self.registry
+        )
         self.records_written = Counter(
             "modelport_gateway_records_written", "Prediction records written to the spool.", registry=self.registry
         )

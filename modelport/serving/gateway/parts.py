@@ -4,6 +4,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from modelport.serving.gateway.admission import Admission
 from modelport.serving.gateway.keys import KeyRing
 from modelport.serving.gateway.metrics import GatewayMetrics
 from modelport.serving.gateway.records import Shipper, Spool
@@ -24,6 +25,6 @@ class Gateway:
     table: ReleaseTable
     inference: Inference
     threads: ThreadPoolExecutor
-    in_flight: int = 0
+    admission: Admission
     pixels_in_flight: int = 0
     segment_sealed: asyncio.Event = field(default_factory=asyncio.Event)

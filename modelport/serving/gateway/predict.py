@@ -70,18 +70,15 @@ async def predict(gateway: Gateway, request: Request, caller: str, model: str, a
     """
     draft = _Draft(request.state.request_id, caller, model)
     status, reason = 500, Reason.INTERNAL
-    gateway.metrics.in_flight.inc()
-    gateway.in_flight += 1
     try:
-        response = await _answered(gateway, request, draft, asked)
+        async with gateway.admission.place():
+            response = await _answered(gateway, request, draft, asked)
         status, reason = 200, None
         return response
     except ProblemError as error:
         status, reason = error.status, error.reason
         raise
     finally:
-        gateway.in_flight -= 1
-        gateway.metrics.in_flight.dec()
         known = model in gateway.table.models
         gateway.metrics.requests.labels(model if known else "", str(status), reason or "").inc()
         if _MODEL_NAME.fullmatch(model):
@@ -90,8 +87,6 @@ async def predict(gateway: Gateway, request: Request, caller: str, model: str, a
 
 async def _answered(gateway: Gateway, request: Request, draft: _Draft, asked: Asked) -> Response:
     settings = gateway.settings
-    if gateway.in_flight > settings.max_in_flight:
-        raise ProblemError(503, Reason.BUSY, "too many predictions are being worked on", retry_after=1)
     await _chosen(gateway, draft.model, asked.release)  # before the upload is read: nobody sends megabytes for a 404
     data = await read_image(request, settings.max_bytes, settings.upload_seconds)
     started = time.perf_counter()

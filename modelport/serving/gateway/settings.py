@@ -19,7 +19,11 @@ class GatewaySettings:
     max_pixels: int = 50_000_000
     """Largest image, width times height."""
     max_in_flight: int = 32
-    """Predictions worked on at once; more are told to come back, so that memory is bounded."""
+    """Predictions worked on at once, so that memory is bounded; more wait."""
+    max_queued: int = 256
+    """Requests that wait at once; more are told to come back."""
+    queue_seconds: float = 5.0
+    """For which a request may wait before it is told to come back."""
     max_pixels_in_flight: int = 200_000_000
     """Pixels of all images that are being worked on; three bytes each, and as many again on their way to Triton."""
     decode_threads: int = 4

@@ -195,6 +195,8 @@ class Kept(Client, ABC):
                 f"--service-account-signing-key-file={certs / 'service-accounts.key'}",
                 *more,
             ],
+            # Charts' kinds are converted over and over: collecting that took two fifths of its processor time.
+            {"GOGC": "400", "GOMEMLIMIT": "2GiB"},
         )
         authority = (certs / "ca.crt").read_text()
         self.kubeconfig = self.state / "kubeconfig"

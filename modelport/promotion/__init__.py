@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from modelport.promotion.evidence import Evidence, GateRules
     from modelport.promotion.gating import gate
-    from modelport.promotion.log import Action, LogEntry, PromotionLog, desired, read_log
+    from modelport.promotion.log import Action, LogEntry, PromotionLog, desired, logged_models, read_log
     from modelport.promotion.overview import Status, VersionRow, status, versions
     from modelport.promotion.pins import Pins, read_pins
     from modelport.promotion.promoting import Changed, promote, rollback
@@ -27,6 +27,7 @@ _HOMES = {
     "collect_garbage": "retention",
     "desired": "log",
     "gate": "gating",
+    "logged_models": "log",
     "promote": "promoting",
     "read_log": "log",
     "read_pins": "pins",
@@ -50,6 +51,7 @@ __all__ = [
     "collect_garbage",
     "desired",
     "gate",
+    "logged_models",
     "promote",
     "read_log",
     "read_pins",

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from modelport.contract import Direction, ModelFolder, Task
 from modelport.errors import BadInput
 from modelport.objects import ObjectInfo, ObjectStore
+from modelport.promotion.log import LOGS
 from modelport.release import FP32, canonical_json, sha256
 
 VARIANT_LOSS = 0.01
@@ -179,7 +180,7 @@ def rules_of(folder: ModelFolder, minimum: float | None = None) -> GateRules:
 
 def evidence_prefix(model: str) -> str:
     """Prefix of a model's evidence, ``<digest>/<heldout>-<gatehash>.json`` below it."""
-    return f"promotions/{model}/evidence/"
+    return f"{LOGS}{model}/evidence/"
 
 
 def evidence_by_release(store: ObjectStore, model: str) -> dict[str, list[ObjectInfo]]:

@@ -5,6 +5,7 @@ write, so that no crash falls between them and two writers never both win. Entri
 was changed afterwards shows.
 """
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -76,13 +77,20 @@ class PromotionLog:
 
 
 LOGS = "promotions/"
-"""Prefix of every model's log."""
+"""Prefix of every model's log, and of the evidence beside it."""
 LOG_FILE = "log.json"
+_LOG_KEY = re.compile(rf"{LOGS}([a-z][a-z0-9_]*)/{re.escape(LOG_FILE)}")
 
 
 def log_key(model: str) -> str:
     """Key of a model's log."""
     return f"{LOGS}{model}/{LOG_FILE}"
+
+
+def logged_models(store: ObjectStore) -> list[str]:
+    """Models that have a log, by name."""
+    matches = (_LOG_KEY.fullmatch(row.key) for row in store.list(LOGS))
+    return sorted(match[1] for match in matches if match)
 
 
 def read_log(store: ObjectStore, model: str) -> PromotionLog:

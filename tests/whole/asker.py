@@ -65,6 +65,11 @@ def read_answers(notes: Path) -> list[Answer]:
     return [Answer(**json.loads(line)) for line in lines if line.endswith("\n")]
 
 
+def ten_right(answers: Sequence[Answer]) -> bool:
+    """Whether the last ten requests were all answered: what was away is back."""
+    return [one.status for one in answers[-10:]] == [200] * 10
+
+
 def outage(answers: Sequence[Answer]) -> tuple[int, float]:
     """Requests that failed, and seconds from the first of them to the right answer after the last one, or the end."""
     failed = [number for number, answer in enumerate(answers) if answer.status != 200]

@@ -13,6 +13,7 @@ import pytest
 from components import ports
 from infra.network import Namespace
 from tests.cluster.one_node import why_not
+from tests.whole.asker import ten_right
 from tests.whole.clock import Clock
 from tests.whole.conftest import too_little_disk
 from tests.whole.journey import Journey
@@ -134,7 +135,7 @@ def test_an_upgrade_keeps_what_was_made_and_goes_on_serving(tmp_path: Path) -> N
             with journey.clock.step("upgrade") as said:
                 changes = site.up()
                 said.append(f"{len(changes.created)} new, {len(changes.of('update'))} changed")
-            site.wait("predictions", lambda: [one.status for one in answers()[-10:]] == [200] * 10)
+            site.wait("predictions", lambda: ten_right(answers()))
             during = answers()[before:]
         tell("`pulumi up` over the stack of an earlier commit", during, "one server, one gateway")
         assert {one.release for one in during if one.release} == {row["digest"]}

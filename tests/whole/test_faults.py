@@ -11,6 +11,7 @@ import pytest
 from components.labels import Component
 from infra.network import Namespace
 from tests.cluster.one_node import why_not
+from tests.whole.asker import ten_right
 from tests.whole.conftest import Lived
 from tests.whole.matrix import tried
 from tests.whole.stack import DATASET, MODEL
@@ -21,8 +22,6 @@ pytestmark = [
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
     pytest.mark.timeout(1800),
 ]
-
-TEN_RIGHT = [200] * 10
 
 
 def test_every_declared_pair_connects_and_no_other_does(lived: Lived) -> None:
@@ -55,7 +54,7 @@ def test_a_pod_that_is_deleted_comes_back_and_nothing_that_was_acknowledged_is_l
             f"another {component}",
             lambda: site.replaced(namespace, component, gone),
         )
-        site.wait("predictions", lambda: [one.status for one in answers()[-10:]] == TEN_RIGHT)
+        site.wait("predictions", lambda: ten_right(answers()))
         during = answers()[before:]
     seen = tell(f"the only pod of {component} {'killed' if force else 'deleted'}", during)
     assert {one.release for one in during if one.release} == {lived.journey.releases[0]}
@@ -95,7 +94,7 @@ def test_rotated_credentials_replace_the_old_ones(lived: Lived) -> None:
     tell("credentials rotated, and the old key kept", during, f"refused with 401; all took {seconds:.0f} s")
     assert statuses <= {200, 401}, "whoever keeps an old key is refused, and by nothing else"
     with site.asked() as answers:
-        site.wait("answers with the new key", lambda: [one.status for one in answers()[:10]] == TEN_RIGHT, 30)
+        site.wait("answers with the new key", lambda: ten_right(answers()), 30)
     answer = site.manager.connected("predict", MODEL, str(site.sample()), "--json").json
     assert answer["release"] == lived.journey.releases[0]
     assert site.manager.connected("versions", MODEL, "--json").json[0]["digest"] == lived.journey.releases[0]
@@ -134,7 +133,7 @@ def test_a_release_that_is_damaged_in_the_store_is_never_served_and_can_be_mende
         # As docs/operate.md has it. A replica that has refused a release does not try it again.
         site.manager.connected("promote", MODEL, digest)
         site.delete_pods(Namespace.SERVING, Component.TRITON)
-        site.wait("predictions", lambda: [one.status for one in answers()[-10:]] == TEN_RIGHT)
+        site.wait("predictions", lambda: ten_right(answers()))
         during = answers()[before:]
     tell("the only release damaged in the store, and the only server lost; mended by hand", during)
     assert {one.release for one in during if one.release} == {digest}

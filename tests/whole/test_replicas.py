@@ -14,7 +14,7 @@ from PIL import Image
 from components import ports
 from infra.network import Namespace
 from tests.cluster.one_node import why_not
-from tests.whole.asker import Answer
+from tests.whole.asker import Answer, ten_right
 from tests.whole.clock import Clock
 from tests.whole.conftest import Lived
 from tests.whole.document import run_commands
@@ -22,7 +22,7 @@ from tests.whole.journey import Journey
 from tests.whole.laptop import Said
 from tests.whole.site import PROJECT
 from tests.whole.stack import DATASET, MODEL, TWO_SERVERS
-from tests.whole.test_faults import DAMAGE, TEN_RIGHT
+from tests.whole.test_faults import DAMAGE
 from tests.whole.told import TOLD, Seen, tell
 
 pytestmark = [
@@ -234,5 +234,5 @@ def test_everything_is_restored_into_an_empty_cluster_as_the_page_says(
         site.manager.connected("promote", MODEL, second, "--why", "the way goes on")
         site.wait("the second release to serve", lambda: site.model()["release"] == second)
         with site.asked() as answers:
-            site.wait("predictions", lambda: [one.status for one in answers()[-10:]] == TEN_RIGHT)
+            site.wait("predictions", lambda: ten_right(answers()))
         assert site.engine.preview().empty

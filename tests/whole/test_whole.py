@@ -15,7 +15,7 @@ import pytest
 from components.labels import Component
 from infra.network import Namespace
 from tests.cluster.one_node import why_not
-from tests.whole.asker import outage
+from tests.whole.asker import outage, ten_right
 from tests.whole.conftest import Lived
 from tests.whole.laptop import Said
 from tests.whole.stack import MODEL
@@ -105,7 +105,7 @@ def test_predictions_come_back_without_mlflow(lived: Lived) -> None:
                 lambda: site.replaced(Namespace.SERVING, Component.TRITON, gone),
             )
             again = len(answers())
-            site.wait("predictions again", lambda: [one.status for one in answers()[again:][-10:]] == [200] * 10)
+            site.wait("predictions again", lambda: ten_right(answers()[again:]))
             during = answers()[before:]
         finally:
             site.scale(Namespace.REGISTRY, "deployment", "mlflow", 1)

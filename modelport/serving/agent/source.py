@@ -13,12 +13,11 @@ from typing import Any, Protocol, cast
 from modelport.contract import Precision
 from modelport.errors import BadInput, ModelportError, Unavailable
 from modelport.objects import ObjectStore
-from modelport.promotion import desired, read_log
+from modelport.promotion import desired, logged_models, read_log
 from modelport.serving.agent.version import Version
 
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _MODEL = re.compile(r"[a-z][a-z0-9_]*")
-_LOG_KEY = re.compile(r"promotions/([a-z][a-z0-9_]*)/log\.json")
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class LogSource:
         """See `Source.read`. A damaged log holds up its own model only."""
         versions: dict[str, Version | None] = {}
         problem: str | None = None
-        for model in self._models or self._listed():
+        for model in self._models or logged_models(self._store):
             try:
                 versions[model] = _logged(self._store, model)
             except Unavailable:
@@ -65,10 +64,6 @@ class LogSource:
             except ModelportError as error:
                 problem = str(error)
         return Reading(versions, problem)
-
-    def _listed(self) -> Sequence[str]:
-        matches = (_LOG_KEY.fullmatch(info.key) for info in self._store.list("promotions/"))
-        return sorted(match[1] for match in matches if match)
 
 
 class FileSource:

@@ -83,6 +83,16 @@ def decode(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Pixels:
     return np.ascontiguousarray(np.asarray(image.convert("RGB")))
 
 
+def pixel_count(data: bytes, limits: Limits = DEFAULT_LIMITS) -> int:
+    """Width times height of an image, read from its header only.
+
+    Raises:
+        ImageError: not an image within the limits.
+    """
+    width, height = _header(data, limits).size
+    return width * height
+
+
 def upright_size(data: bytes, limits: Limits = DEFAULT_LIMITS) -> tuple[int, int]:
     """(height, width) that `decode` gives an image, read from its header only.
 

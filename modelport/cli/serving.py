@@ -78,6 +78,9 @@ def agent(
 @click.option("--max-megabytes", default=20.0, show_default=True, help="Largest upload.")
 @click.option("--max-megapixels", default=50.0, show_default=True, help="Largest image.")
 @click.option("--max-in-flight", default=32, show_default=True, help="Predictions worked on at once.")
+@click.option(
+    "--max-megapixels-in-flight", default=200.0, show_default=True, help="Size of all images worked on at once."
+)
 @click.option("--max-queued", default=256, show_default=True, help="Requests that wait for their turn at once.")
 @click.option("--queue-seconds", default=5.0, show_default=True, help="For which a request may wait for its turn.")
 @click.option("--deadline", default=30.0, show_default=True, help="Seconds that an inference may take.")
@@ -90,6 +93,7 @@ def gateway(
     max_megabytes: float,
     max_megapixels: float,
     max_in_flight: int,
+    max_megapixels_in_flight: float,
     max_queued: int,
     queue_seconds: float,
     deadline: float,
@@ -108,6 +112,7 @@ def gateway(
         max_bytes=int(max_megabytes * 1024 * 1024),
         max_pixels=int(max_megapixels * 1_000_000),
         max_in_flight=max_in_flight,
+        max_pixels_in_flight=round(max_megapixels_in_flight * 1_000_000),
         max_queued=max_queued,
         queue_seconds=queue_seconds,
         deadline=deadline,

@@ -327,7 +327,7 @@ def test_what_is_away_is_said_and_comes_back(stand, start) -> None:
     for answer in answers:
         problem(answer, answer.status_code, "deadline_exceeded" if answer.status_code == 504 else "busy")
     busy = sorted(answer.json()["message"] for answer in answers if answer.status_code == 503)
-    assert ["1 wait" in busy[0], "none ended in 0.5 s" in busy[1]] == [True, True], busy
+    assert ["1 requests wait" in busy[0], "too few ended in 0.5 s" in busy[1]] == [True, True], busy
     assert gateway.predict(model, image).status_code == 200
 
     stand.triton.kill()
@@ -346,11 +346,16 @@ def test_what_is_away_is_said_and_comes_back(stand, start) -> None:
     until(lambda: gateway.predict(model, image).status_code == 200, "predictions to come back")
 
 
-def test_a_moment_in_which_nothing_is_answered_is_waited_out(stand, start) -> None:
+@pytest.mark.parametrize(
+    ("limits", "in_flight"),
+    [({"max_in_flight": 2}, 2), ({"max_megapixels_in_flight": 2e-6 * tiny.image()[:, :, 0].size}, 12)],
+    ids=["places", "pixels"],
+)
+def test_a_moment_in_which_nothing_is_answered_is_waited_out(stand, start, limits, in_flight) -> None:
     model, image = "stalling", png(tiny.image())
     digest = stand.publish(model)
     agent = start.agent(model)
-    gateway = start.gateway(agent, max_in_flight=2)
+    gateway = start.gateway(agent, **limits)
     agent.want({model: digest})
     agent.serving(model, digest)
     assert gateway.predict(model, image).status_code == 200
@@ -359,7 +364,7 @@ def test_a_moment_in_which_nothing_is_answered_is_waited_out(stand, start) -> No
         with ThreadPoolExecutor(12) as pool:
             asked = [pool.submit(gateway.predict, model, image) for _ in range(12)]
             until(lambda: "modelport_gateway_queued 10.0" in gateway.get("/metrics").text, "ten of them to wait")
-            assert "modelport_gateway_in_flight 2.0" in gateway.get("/metrics").text
+            assert f"modelport_gateway_in_flight {in_flight}.0" in gateway.get("/metrics").text
             stand.triton.running.send_signal(signal.SIGCONT)
             assert [answer.result().status_code for answer in asked] == [200] * 12
     finally:

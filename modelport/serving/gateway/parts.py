@@ -26,5 +26,4 @@ class Gateway:
     inference: Inference
     threads: ThreadPoolExecutor
     admission: Admission
-    pixels_in_flight: int = 0
     segment_sealed: asyncio.Event = field(default_factory=asyncio.Event)

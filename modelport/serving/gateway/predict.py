@@ -14,7 +14,7 @@ from fastapi import Request, Response
 from numpy.typing import NDArray
 
 from modelport.errors import ModelportError, Unavailable
-from modelport.imaging import ImageError, Pixels, decode
+from modelport.imaging import ImageError, Pixels, decode, pixel_count
 from modelport.serving.answers import RENDERERS, Answer, Milliseconds, WrongOutputs, render
 from modelport.serving.client import TritonRefused, UnknownModel
 from modelport.serving.gateway.parts import Gateway
@@ -89,8 +89,13 @@ async def _answered(gateway: Gateway, request: Request, draft: _Draft, asked: As
     settings = gateway.settings
     await _chosen(gateway, draft.model, asked.release)  # before the upload is read: nobody sends megabytes for a 404
     data = await read_image(request, settings.max_bytes, settings.upload_seconds)
-    started = time.perf_counter()
     draft.input_bytes = len(data)
+    async with gateway.admission.pixels(await _in_thread(gateway, lambda: _pixels(data, gateway))):
+        return await _predicted(gateway, draft, data, asked)
+
+
+async def _predicted(gateway: Gateway, draft: _Draft, data: bytes, asked: Asked) -> Response:
+    started = time.perf_counter()
     decoded = await _in_thread(gateway, lambda: _decoded(data, gateway))
     draft.input_sha256 = decoded.sha256
     if isinstance(decoded.image, ImageError):
@@ -100,21 +105,8 @@ async def _answered(gateway: Gateway, request: Request, draft: _Draft, asked: As
     height, width = image.shape[:2]
     draft.height, draft.width = height, width
     draft.decode_ms = _since(started)
-    pixels = height * width
-    if gateway.pixels_in_flight and gateway.pixels_in_flight + pixels > settings.max_pixels_in_flight:
-        raise ProblemError(503, Reason.BUSY, "too many pixels are being worked on", retry_after=1)
-    gateway.pixels_in_flight += pixels
-    try:
-        return await _rendered(gateway, draft, decoded.inputs, image, asked, started)
-    finally:
-        gateway.pixels_in_flight -= pixels
-
-
-async def _rendered(
-    gateway: Gateway, draft: _Draft, inputs: list[Any], image: Pixels, asked: Asked, started: float
-) -> Response:
     sent = time.perf_counter()
-    release, outputs = await _inferred(gateway, draft, inputs, asked.release)
+    release, outputs = await _inferred(gateway, draft, decoded.inputs, asked.release)
     draft.release, draft.precision = release.digest, release.precision.value
     draft.inference_ms = _since(sent)
 
@@ -146,6 +138,13 @@ class _Decoded:
     sha256: str
     image: Pixels | ImageError
     inputs: list[Any]
+
+
+def _pixels(data: bytes, gateway: Gateway) -> int:
+    try:
+        return pixel_count(data, gateway.settings.limits)
+    except ImageError:
+        return 0  # decoding it says what is wrong
 
 
 def _decoded(data: bytes, gateway: Gateway) -> _Decoded:

@@ -25,7 +25,8 @@ class GatewaySettings:
     queue_seconds: float = 5.0
     """For which a request may wait before it is told to come back."""
     max_pixels_in_flight: int = 200_000_000
-    """Pixels of all images that are being worked on; three bytes each, and as many again on their way to Triton."""
+    """Pixels of all images that are being worked on; three bytes each, and as many again on their way to Triton. More
+    wait."""
     decode_threads: int = 4
     """Images decoded, and answers rendered, at once."""
     upload_seconds: float = 60.0

@@ -122,7 +122,10 @@ def test_a_release_that_is_damaged_in_the_store_is_never_served_and_can_be_mende
         before = len(answers())
         site.wait("more answers", lambda: len(answers()) > before + 20)
         assert {one.status for one in answers()[before:]} == {200}, "what is loaded serves on"
+        gone = site.uids(Namespace.SERVING, Component.TRITON)
         site.delete_pods(Namespace.SERVING, Component.TRITON)
+        # It loaded the release before that was damaged, and answers rightly while it drains.
+        site.wait("the server to be gone", lambda: not gone & site.uids(Namespace.SERVING, Component.TRITON))
         site.wait("the damage to be told", lambda: "is refused" in site.agent_log())
         later = len(answers())
         site.wait("more answers", lambda: len(answers()) > later + 20)

@@ -37,15 +37,16 @@ SERVICES: Mapping[tuple[str, int], Party] = {
 
 _PROGRAM = """
 import json, socket, sys, time
-found = {}
+found, began = {}, time.monotonic()
 for host, port in json.loads(sys.argv[1]):
     for attempt in range(3):
         try:
-            socket.create_connection((host, port), timeout=2).close()
-            found[f"{host}:{port}"] = True
+            with socket.create_connection((host, port), timeout=2) as made:
+                ends = made.getsockname()[0], made.getpeername()[0]
+            found[f"{host}:{port}"] = f"{ends[0]} to {ends[1]}, {time.monotonic() - began:.1f} s after it began"
             break
         except OSError as error:
-            found[f"{host}:{port}"] = False
+            found[f"{host}:{port}"] = None
             time.sleep(0.5)  # a policy takes a moment to know a pod
 print(json.dumps(found))
 """
@@ -60,10 +61,11 @@ class Pair:
     target: str
     allowed: bool
     """By the matrix."""
-    made: bool
+    made: str | None
+    """From which address to which, and when; None: it was not."""
 
     def __str__(self) -> str:
-        by_matrix, tried = "allowed" if self.allowed else "denied", "made" if self.made else "not made"
+        by_matrix, tried = "allowed" if self.allowed else "denied", f"made, {self.made}" if self.made else "not made"
         return f"{self.source} -> {self.target}: {by_matrix} by the matrix, {tried}"
 
 
@@ -108,7 +110,7 @@ def tried(cluster: OneNode) -> list[Pair]:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{names[source]} of {source.name} did not end\n{cluster.report()}")
             time.sleep(0.5)
-        made: dict[str, bool] = json.loads(cluster.kubectl("-n", str(source.namespace), "logs", names[source]))
+        made: dict[str, str | None] = json.loads(cluster.kubectl("-n", str(source.namespace), "logs", names[source]))
         cluster.request("DELETE", place)
         for (host, port), target in SERVICES.items():
             allowed = is_allowed(flows, source, target, port)

@@ -28,6 +28,11 @@ PROJECT = Path(__file__).resolve().parent.parent
 # Torch's threads burn a core while they wait for each other; beside other tests that made them three times as slow.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# A shell that starts the tests in the background has them ignore Ctrl-C, and so would everything that they start and
+# then interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 TOGETHER = (
     ("training", "models", "scaffold", "end_to_end"),
     ("infra",),

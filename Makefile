@@ -50,7 +50,7 @@ unit: setup tools browser ## every test but those of the whole stack
 whole: setup tools ## the whole stack in a real cluster, with three faults: root on Linux, 14 GiB, a quarter of an hour
 	$(BIN)/python -m pytest tests/whole -m "not faults" $(PYTEST_ARGS)
 
-test-faults: setup tools ## what else goes wrong in a real cluster: three quarters of an hour more
+test-faults: setup tools ## what else goes wrong in a real cluster: half an hour more
 	$(BIN)/python -m pytest tests/whole -m faults $(PYTEST_ARGS)
 
 tools: setup ## build the programs that tests of the infrastructure run; a quarter of an hour the first time

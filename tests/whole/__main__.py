@@ -6,10 +6,15 @@ from pathlib import Path
 
 from tests.whole.clock import Clock
 from tests.whole.journey import Journey
+from tests.whole.room import too_little_disk
+from tools.images.build import images_folder
 
 
 def main() -> int:
     """Take the journey; the exit status."""
+    if reason := too_little_disk(images_folder()):
+        print(f"error: {reason}\n  remedy: make room; see docs/cluster-on-one-machine.md", file=sys.stderr)
+        return 5
     with tempfile.TemporaryDirectory(prefix="modelport-whole-") as folder:
         Journey(Clock(lambda text: print(text, flush=True))).take(Path(folder))
     return 0

@@ -15,8 +15,8 @@ from infra.network import Namespace
 from tests.cluster.one_node import why_not
 from tests.whole.asker import ten_right
 from tests.whole.clock import Clock
-from tests.whole.conftest import too_little_disk
 from tests.whole.journey import Journey
+from tests.whole.room import too_little_disk
 from tests.whole.site import PROJECT, Site
 from tests.whole.stack import DATASET, MODEL
 from tests.whole.told import tell

@@ -1,0 +1,23 @@
+"""Room on the disk for the whole stack."""
+
+import shutil
+from pathlib import Path
+
+ROOM_GB = 25
+"""Disk that the images take while they are built and imported, and what the pods write."""
+CACHED_ROOM_GB = 6
+"""The same where they are there already."""
+
+
+def too_little_disk(images: Path) -> str | None:
+    """Why the whole stack cannot be brought up for want of disk; None where there is enough.
+
+    Args:
+        images: folder of the images, which is there where they were built before.
+    """
+    wanted = CACHED_ROOM_GB if images.is_dir() else ROOM_GB
+    place = next(folder for folder in (images, *images.parents) if folder.is_dir())
+    free = shutil.disk_usage(place).free / 1e9
+    if free >= wanted:
+        return None
+    return f"the whole stack takes {wanted} GB of disk, and {place} has {free:.0f}"

@@ -7,12 +7,11 @@ from pathlib import Path
 from tests.whole.clock import Clock
 from tests.whole.journey import Journey
 from tests.whole.room import too_little_disk
-from tools.images.build import images_folder
 
 
 def main() -> int:
     """Take the journey; the exit status."""
-    if reason := too_little_disk(images_folder()):
+    if reason := too_little_disk():
         print(f"error: {reason}\n  remedy: make room; see docs/cluster-on-one-machine.md", file=sys.stderr)
         return 5
     with tempfile.TemporaryDirectory(prefix="modelport-whole-") as folder:

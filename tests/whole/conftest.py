@@ -10,7 +10,6 @@ from tests.whole.journey import Journey
 from tests.whole.room import too_little_disk
 from tests.whole.site import Site
 from tests.whole.told import TOLD, table
-from tools.images.build import images_folder
 
 
 @dataclass
@@ -24,7 +23,7 @@ class Lived:
 @pytest.fixture(scope="module")
 def lived(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lived]:
     """Of the settings that the module calls SETTINGS, if it does."""
-    if reason := too_little_disk(images_folder()):
+    if reason := too_little_disk():
         pytest.skip(reason)
     journey, settings = Journey(Clock(print)), getattr(request.module, "SETTINGS", {})
     with journey.site(tmp_path_factory.mktemp("whole"), **settings) as site:

@@ -1,7 +1,8 @@
 """Room on the disk for the whole stack."""
 
 import shutil
-from pathlib import Path
+
+from tools.images.build import images_folder
 
 ROOM_GB = 25
 """Disk that the images take while they are built and imported, and what the pods write."""
@@ -9,12 +10,9 @@ CACHED_ROOM_GB = 6
 """The same where they are there already."""
 
 
-def too_little_disk(images: Path) -> str | None:
-    """Why the whole stack cannot be brought up for want of disk; None where there is enough.
-
-    Args:
-        images: folder of the images, which is there where they were built before.
-    """
+def too_little_disk() -> str | None:
+    """Why the whole stack cannot be brought up for want of disk; None where there is enough."""
+    images = images_folder()
     wanted = CACHED_ROOM_GB if images.is_dir() else ROOM_GB
     place = next(folder for folder in (images, *images.parents) if folder.is_dir())
     free = shutil.disk_usage(place).free / 1e9

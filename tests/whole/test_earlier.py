@@ -21,7 +21,6 @@ from tests.whole.site import PROJECT, Site
 from tests.whole.stack import DATASET, MODEL
 from tests.whole.told import tell
 from tools import program
-from tools.images.build import images_folder
 
 EARLIER = "46973196d36d"
 """The last one before people reached a cluster by `modelport connect`."""
@@ -105,7 +104,7 @@ def trained(site: Site) -> None:
 
 
 def test_an_upgrade_keeps_what_was_made_and_goes_on_serving(tmp_path: Path) -> None:
-    if reason := too_little_disk(images_folder()):
+    if reason := too_little_disk():
         pytest.skip(reason)
     source = checkout_of(EARLIER, tmp_path / "earlier")
     journey = Journey(Clock(print))

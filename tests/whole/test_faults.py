@@ -94,7 +94,7 @@ def test_rotated_credentials_replace_the_old_ones(lived: Lived) -> None:
     tell("credentials rotated, and the old key kept", during, f"refused with 401; all took {seconds:.0f} s")
     assert statuses <= {200, 401}, "whoever keeps an old key is refused, and by nothing else"
     with site.asked() as answers:
-        site.wait("answers with the new key", lambda: ten_right(answers()), 30)
+        site.wait("answers with the new key", lambda: ten_right(answers()[:10]), 30)
     answer = site.manager.connected("predict", MODEL, str(site.sample()), "--json").json
     assert answer["release"] == lived.journey.releases[0]
     assert site.manager.connected("versions", MODEL, "--json").json[0]["digest"] == lived.journey.releases[0]

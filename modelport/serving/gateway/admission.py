@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 
 from prometheus_client import Gauge
 
@@ -41,15 +41,13 @@ class Admission:
             finally:
                 self._in_flight.dec()
 
-    @asynccontextmanager
-    async def pixels(self, count: int) -> AsyncGenerator[None]:
+    def pixels(self, count: int) -> AbstractAsyncContextManager[None]:
         """Room for an image of so many pixels; one that is larger than all the room gets it alone.
 
         Raises:
             ProblemError: it did not come free in time, or too many wait already.
         """
-        async with self._pixels.take(count):
-            yield
+        return self._pixels.take(count)
 
 
 class _Allowance:

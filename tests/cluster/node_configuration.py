@@ -1,6 +1,7 @@
 """Files that the programs of a node are configured by."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ DNS_ADDRESS = "198.19.0.10"
 API_PORT = 6443
 
 PAUSE_IMAGE = "registry.k8s.io/pause:3.10"
+
+ANNOUNCE = "announce"
+"""Name of the network plugin of ours; see `tests/cluster/announce.py`."""
 
 HIDDEN = ("/run", "/var/log", "/var/lib")
 """Where programs of a node write whatever they are told; in the cell these are empty, and go with it."""
@@ -35,13 +39,13 @@ echo 1 > /proc/sys/net/bridge/bridge-nf-call-iptables
 """Run by a shell in the cell before anything else."""
 
 
-def containerd(state: Path, root: Path, plugins: Path) -> str:
+def containerd(state: Path, root: Path, plugins: Sequence[Path]) -> str:
     """Configuration of containerd, as TOML.
 
     Args:
         state: folder of what is gone after a stop.
         root: folder of images, which stay.
-        plugins: folder with the programs that set up pods' networks.
+        plugins: folders with the programs that set up pods' networks.
     """
 
     def quoted(value: Path) -> str:
@@ -68,7 +72,7 @@ disable_apparmor = true
 netns_mounts_under_state_dir = true
 
 [plugins.'io.containerd.cri.v1.runtime'.cni]
-bin_dirs = [{quoted(plugins)}]
+bin_dirs = [{", ".join(map(quoted, plugins))}]
 conf_dir = {quoted(state / "cni")}
 """
 
@@ -78,8 +82,13 @@ def socket(state: Path) -> Path:
     return state / "containerd.sock"
 
 
+def policies_socket(state: Path) -> Path:
+    """Where the enforcer hears of new pods."""
+    return state / "policies.sock"
+
+
 def pod_network(state: Path) -> dict[str, Any]:
-    """How a pod gets its network: a bridge, an address, ports of the node where it asks for them."""
+    """How a pod gets its network: a bridge, an address, ports of the node where it asks for them, its policies."""
     addresses = {
         "type": "host-local",
         "dataDir": str(state / "addresses"),
@@ -92,6 +101,7 @@ def pod_network(state: Path) -> dict[str, Any]:
         "plugins": [
             {"type": "bridge", "bridge": "pods0", "isGateway": True, "hairpinMode": True, "ipam": addresses},
             {"type": "portmap", "capabilities": {"portMappings": True}},
+            {"type": ANNOUNCE, "socket": str(policies_socket(state))},
         ],
     }
 

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -240,12 +241,11 @@ class OneNode(Kept):
     def _bring_up(self, programs: Mapping[str, Path], listener: socket.socket) -> None:
         self._launch("preparation", ["sh", "-c", node_configuration.PREPARATION])
         self.wait_for("preparation", "makes mounts and network", lambda: self._ended("preparation") == "0")
-        plugins = programs["bridge"].parent
+        self._write_pod_network()
+        plugins = [programs["bridge"].parent, self.state / "plugins"]
         (self.state / "containerd.toml").write_text(
             node_configuration.containerd(self.state, self._root / "containerd", plugins)
         )
-        (self.state / "cni").mkdir()
-        write_json(self.state / "cni" / "pods.conflist", node_configuration.pod_network(self.state))
         self._launch_containerd()
         self._launch_ours("relay", str(listener.fileno()), "127.0.0.1", str(API_PORT), files=[listener.fileno()])
         certs = self.state / "certs"
@@ -280,6 +280,17 @@ class OneNode(Kept):
         except ClusterError as error:
             raise ClusterError(f"{error}\n{self.report()}") from error
 
+    def _write_pod_network(self) -> None:
+        """How a pod gets its network, the last step of it a plugin of ours."""
+        (self.state / "cni").mkdir()
+        write_json(self.state / "cni" / "pods.conflist", node_configuration.pod_network(self.state))
+        (self.state / "plugins").mkdir()
+        plugin = self.state / "plugins" / node_configuration.ANNOUNCE
+        script = ROOT / "tests" / "cluster" / "announce.py"
+        # The runtime calls it without an environment of ours; a first line of its own could be too long.
+        plugin.write_text(f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -IS {shlex.quote(str(script))}\n")
+        plugin.chmod(0o755)
+
     def _start_node(self, programs: Mapping[str, Path], inside: Path) -> None:
         write_json(self.state / "kubelet.json", node_configuration.kubelet(self.state, self._group))
         write_json(self.state / "kube-proxy.json", node_configuration.kube_proxy(inside))
@@ -296,7 +307,7 @@ class OneNode(Kept):
             ],
         )
         self._launch("kube-proxy", [programs["kube-proxy"], "--config=kube-proxy.json"])
-        self._launch_ours("enforcer", inside)
+        self._launch_ours("enforcer", inside, node_configuration.policies_socket(self.state))
         self._launch_ours("volumes", inside, self.state / "volumes")
         self._launch_ours("meter", inside, self._group, self._memory_file)
 

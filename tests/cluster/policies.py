@@ -10,11 +10,11 @@ from ipaddress import ip_network
 from typing import Any
 
 Manifest = Mapping[str, Any]
+Chains = Mapping[str, Sequence[str]]
+"""The rules of each chain of the table, by its name."""
 
 TABLE = "inet modelport-policies"
 
-_HEAD = f"add table {TABLE}\ndelete table {TABLE}\n"
-"""A table is replaced as a whole, in one step; it has to be there to be deleted."""
 _REJECT = "reject with icmpx admin-prohibited"
 
 
@@ -42,8 +42,21 @@ _INGRESS = _Direction("Ingress", "ingress", "from", "saddr")
 _EGRESS = _Direction("Egress", "egress", "to", "daddr")
 
 
-def render(policies: Sequence[Manifest], pods: Sequence[Manifest], namespaces: Sequence[Manifest]) -> str:
-    """The table that holds exactly these policies.
+def replacing(before: Chains, after: Chains) -> str:
+    """What ``nft -f`` makes one table of another by, in one step; the first one of nothing.
+
+    The chains of the hooks stay, and get other rules. A hook that is replaced, too, is there twice for a moment: a
+    packet that meets the new one before its rules count and the old one after its rules were taken away has met none.
+    """
+    body = "".join(
+        f"\tchain {name} {{\n" + "".join(f"\t\t{rule}\n" for rule in rules) + "\t}\n" for name, rules in after.items()
+    )
+    gone = "".join(f"delete chain {TABLE} {name}\n" for name in before if name not in after)
+    return f"add table {TABLE}\nflush table {TABLE}\ntable {TABLE} {{\n{body}}}\n{gone}"
+
+
+def render(policies: Sequence[Manifest], pods: Sequence[Manifest], namespaces: Sequence[Manifest]) -> Chains:
+    """The chains of exactly these policies.
 
     Args:
         policies: NetworkPolicy objects.
@@ -52,28 +65,24 @@ def render(policies: Sequence[Manifest], pods: Sequence[Manifest], namespaces: S
     """
     known = [found for pod in pods if (found := read_pod(pod)) is not None]
     labels = {item["metadata"]["name"]: item["metadata"].get("labels") or {} for item in namespaces}
-    chains: list[str] = []
+    chains: dict[str, list[str]] = {}
     jumps: dict[str, list[str]] = {"forward": [], "input": []}
     for direction, own in ((_EGRESS, "saddr"), (_INGRESS, "daddr")):
         for address, allowed in sorted(_isolated(policies, known, labels, direction).items()):
             chain = f"{direction.rules}-{address.replace('.', '-')}"  # names of chains hold no dots
             # Nobody keeps a pod from talking to itself.
-            rules = [
+            chains[chain] = [
                 f"ip {direction.other} {address} return",
                 *(f"{rule} return".lstrip() for rule in allowed),
                 _REJECT,
             ]
-            chains.append(_chain(chain, rules))
             jumps["forward"].append(f"ip {own} {address} jump {chain}")
             if direction is _EGRESS:
                 jumps["input"].append(f"ip {own} {address} jump {chain}")
-    hooks = [
-        _chain(
-            hook, [f"type filter hook {hook} priority -5; policy accept;", "ct state established,related accept", *to]
-        )
-        for hook, to in jumps.items()
-    ]
-    return _HEAD + f"table {TABLE} {{\n" + "".join([*chains, *hooks]) + "}\n"
+    for hook, to in jumps.items():
+        kind = f"type filter hook {hook} priority -5; policy accept;"
+        chains[hook] = [kind, "ct state established,related accept", *to]
+    return chains
 
 
 def read_pod(pod: Manifest) -> Pod | None:
@@ -204,7 +213,3 @@ def _named(pod: Pod, port: Manifest) -> Iterator[int]:
     for name, protocol, number in pod.ports:
         if name == port["port"] and protocol == port.get("protocol", "TCP"):
             yield number
-
-
-def _chain(name: str, rules: Sequence[str]) -> str:
-    return f"\tchain {name} {{\n" + "".join(f"\t\t{rule}\n" for rule in rules) + "\t}\n"

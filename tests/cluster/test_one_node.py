@@ -60,13 +60,33 @@ class TestPods:
 
     def test_the_events_and_logs_of_one_that_cannot_start(self, one_node: OneNode, room: str) -> None:
         one_node.apply(pod(room, "lost", probe("run", "away", restartPolicy="Never")))
-        one_node.wait_for(
-            "kubelet", "runs it to its end", lambda: get_pod(one_node, room, "lost")["status"]["phase"] == "Failed"
-        )
+        one_node.wait_for("kubelet", "runs it to its end", lambda: phase(one_node, room, "lost") == "Failed")
 
         assert "Started Pod lost" in one_node.events(room)
         assert "unknown command run" in one_node.logs(room)
         assert "unknown command run" in one_node.report()
+
+    def test_no_program_of_theirs_runs_before_the_policies_hold(self, one_node: OneNode, room: str) -> None:
+        """Each asks as the first thing that it does; an enforcer that hears of pods from the API server is too late."""
+        run(one_node, room, pod(room, "web", probe("serve", str(PORT))))
+        closed = {"podSelector": {}, "policyTypes": ["Egress"]}
+        metadata = {"namespace": room, "name": "closed"}
+        one_node.apply(
+            {"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": metadata, "spec": closed}
+        )
+        url = f"http://{get_pod(one_node, room, 'web')['status']['podIP']}:{PORT}/"
+        names = [f"hasty-{number}" for number in range(5)]
+        one_node.apply(*(pod(room, name, probe("get", url, restartPolicy="Never")) for name in names))
+
+        for name in names:
+            one_node.wait_for(
+                "kubelet", f"ends {name}", lambda name=name: phase(one_node, room, name) in ("Failed", "Succeeded")
+            )
+            assert phase(one_node, room, name) == "Failed", one_node.logs(room)
+
+
+def phase(one_node: OneNode, room: str, name: str) -> str:
+    return get_pod(one_node, room, name)["status"]["phase"]
 
 
 class TestStorage:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tools.cache import Say, cache_folder, failure, logged, once, say_on_stderr
 from tools.catalog import ROOT, TOOLS, BuildError, Tool, parse_version
-from tools.golang import ENVIRONMENT, FLAGS, choose_go, wanted_go
+from tools.golang import ENVIRONMENT, FLAGS, HASTE, choose_go, wanted_go
 from tools.own import own_program
 
 _KINDS = {"crds": "CustomResourceDefinition", "stages": "Stage"}
@@ -117,7 +117,7 @@ def _ldflags(tool: Tool, root: Path) -> str:
 
 def _build(tool: Tool, root: Path, go: Path, folder: Path, log: Path) -> None:
     source = root / tool.name
-    environment = {**os.environ, **ENVIRONMENT}
+    environment = {**HASTE, **os.environ, **ENVIRONMENT}
     # A Go knows its own root; one that is set may be that of another version.
     environment.pop("GOROOT", None)
     if tool.programs:

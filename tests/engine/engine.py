@@ -195,6 +195,8 @@ class Engine:
             # Writing a state of hundreds of resources after each of them is most of what the engine does in an `up`.
             "PULUMI_EXPERIMENTAL": "1",
             "PULUMI_SKIP_CHECKPOINTS": "1",
+            # Go's collector of garbage: a command lives for seconds.
+            "GOGC": "400",
             **({"KUBECONFIG": str(kubeconfig), "MODELPORT_TEST_CLUSTER": str(kubeconfig)} if kubeconfig else {}),
             **(env or {}),
         }

@@ -24,6 +24,7 @@ from modelport.promotion.metrics import detect as metrics
 from modelport.release import RELEASES, Release, Runtime, build
 from modelport.serving.client import CHANNEL_OPTIONS, outputs_of, to_tensor
 from modelport.training import TrainingResult, load_entry, start
+from tests.training.in_process import train_here
 
 FOLDER = Path(__file__).parents[2] / "models" / "cxr_detect"
 
@@ -63,8 +64,8 @@ def places(size: int) -> int:
     return sum((size // stride) ** 2 for stride in (8, 16, 32))
 
 
-def train(project: Path, name: str, data: Path, overrides: Sequence[str], size: int = SIZE) -> Trained:
-    """A release of a training through the harness, of a copy of the folder under another name and of another size."""
+def copy_folder(project: Path, name: str, size: int = SIZE) -> ModelFolder:
+    """A copy of the folder under another name and of another size."""
     copied = project / "models" / name
     shutil.copytree(FOLDER, copied, ignore=shutil.ignore_patterns("__pycache__"))
     (copied / "triton" / "cxr_detect").rename(copied / "triton" / name)
@@ -73,8 +74,10 @@ def train(project: Path, name: str, data: Path, overrides: Sequence[str], size: 
         for of_folder, of_copy in ((SIZE, size), (places(SIZE), places(size))):
             text = re.sub(rf"\b{of_folder}\b", str(of_copy), text)
         file.write_text(text)
-    folder = find_model(name, project)
-    result = start(folder, str(data), overrides=overrides)
+    return find_model(name, project)
+
+
+def released(folder: ModelFolder, result: TrainingResult) -> Trained:
     built = build(folder, result, None, result.spec)
     return Trained(folder, result, Release.open(built.path, built.digest))
 
@@ -85,7 +88,8 @@ def train(project: Path, name: str, data: Path, overrides: Sequence[str], size: 
 @pytest.fixture(scope="module")
 def of_sample(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     overrides = ["train.epochs=2", "train.batch_size=8", "train.workers.cpus=1", "train.score=0.001"]
-    return train(tmp_path_factory.mktemp("sample"), "cxr_sample", FOLDER / "sample", overrides)
+    folder = copy_folder(tmp_path_factory.mktemp("sample"), "cxr_sample")
+    return released(folder, train_here(folder, FOLDER / "sample", overrides))
 
 
 def test_training_on_the_sample_reports_what_is_promised(of_sample: Trained) -> None:
@@ -240,7 +244,9 @@ def overfit(
     eight, others = radiographs
     project = tmp_path_factory.mktemp("overfit")
     seed = dataset_of(project / "data", eight, eight, others)
-    return train(project, "cxr_overfit", project / "data", [*RECIPE, f"train.seed={seed}"], SMALLER)
+    folder = copy_folder(project, "cxr_overfit", SMALLER)
+    result = start(folder, str(project / "data"), overrides=[*RECIPE, f"train.seed={seed}"])
+    return released(folder, result)
 
 
 @pytest.mark.timeout(900)
@@ -268,7 +274,8 @@ def test_shuffled_labels_teach_nothing_about_the_true_ones(
     eight, others = radiographs
     shuffled = [*eight[3:], *eight[:3]]
     seed = dataset_of(tmp_path / "data", eight, shuffled, others)
-    trained = train(tmp_path, "cxr_shuffled", tmp_path / "data", [*RECIPE, f"train.seed={seed}"], SMALLER)
+    folder = copy_folder(tmp_path, "cxr_shuffled", SMALLER)
+    trained = released(folder, train_here(folder, tmp_path / "data", [*RECIPE, f"train.seed={seed}"]))
     assert trained.losses[-1] < 0.5 * trained.losses[0], "it learned something"
     name = serve(platform, trained.release)
     assert served_map50(platform, name, eight) < NEEDED / 2

@@ -14,7 +14,8 @@ from modelport.imaging import decode
 from modelport.learning import classifier
 from modelport.learning.networks import load_pretrained
 from modelport.release import Release, Runtime, build
-from modelport.training import TrainingResult, load_entry, start
+from modelport.training import TrainingResult, load_entry
+from tests.training.in_process import train_here
 
 FOLDER = Path(__file__).parents[2] / "models" / "dry_wet"
 
@@ -28,12 +29,12 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """A release of a short training on the sample, through the harness."""
+    """A release of a short training on the sample."""
     project = tmp_path_factory.mktemp("project")
     shutil.copytree(FOLDER, project / "models" / "dry_wet")
     folder = find_model("dry_wet", project)
     overrides = ["train.epochs=8", "train.batch_size=8", "train.workers.cpus=1"]
-    result = start(folder, str(folder.path / "sample"), overrides=overrides)
+    result = train_here(folder, folder.path / "sample", overrides)
     built = build(folder, result, None, result.spec)
     return Trained(folder, result, Release.open(built.path, built.digest))
 

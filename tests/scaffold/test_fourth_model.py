@@ -4,7 +4,9 @@ Commands are run as a user runs them, in a project of this test's own, on the pl
 """
 
 import io
+import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -24,9 +26,9 @@ from modelport.objects import ObjectStore
 from modelport.promotion import desired, gate, promote, read_log
 from modelport.release import FP32, Registry, Release, Runtime, build, compare
 from modelport.scaffold import create
-from modelport.training import start
 from tests.release import redness
 from tests.serving.waiting import until
+from tests.training.in_process import train_here
 
 NAME, OTHER = "snow_level", "red_before_snow"
 LOOKS = {"bare": (70, 65, 62), "slush": (140, 120, 100), "snow": (225, 228, 238)}
@@ -53,20 +55,27 @@ class Project:
     root: Path
     state: Path
 
-    def run(self, *arguments: str) -> str:
-        """What a command of the user prints."""
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """A command of the user's."""
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MODELPORT_")}
-        done = subprocess.run(
+        return subprocess.Popen(
             [sys.executable, "-m", "modelport", *arguments],
             cwd=self.root,
             env={**environment, "MODELPORT_STATE": str(self.state)},
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
             text=True,
-            timeout=300,
-            check=False,
         )
-        assert done.returncode == 0, f"modelport {' '.join(arguments)}:\n{done.stdout}{done.stderr}"
-        return done.stdout
+
+    def run(self, *arguments: str) -> str:
+        """What a command of the user's prints."""
+        running = self.start(*arguments)
+        try:
+            said, _ = running.communicate(timeout=300)
+        finally:
+            running.kill()
+        assert running.returncode == 0, f"modelport {' '.join(arguments)}:\n{said}"
+        return said
 
 
 def ask(platform: Connection, model: str, image: bytes) -> dict[str, Any]:
@@ -115,7 +124,10 @@ def test_images_in_class_folders_become_a_served_model(project: Project, platfor
     assert contents(project.root, NAME) == elsewhere
     assert f"{NAME}: ok" in project.run("check", NAME)
     options = ("--set", "train.epochs=8", "--set", "train.batch_size=4")
-    project.run("train", NAME, "--data", str(images), *options)
+    training = ("train", NAME, "--data", str(images), *options)
+    stopped_after_an_epoch(project, platform, *training)
+    assert "going on with run" in project.run(*training)
+    assert status_in_mlflow(platform) == ["FINISHED"]
     project.run("gate", NAME, "--data", str(images))
     project.run("promote", NAME)
     digest = desired(read_log(ObjectStore.connect(platform, Role.SERVER), NAME))
@@ -135,6 +147,33 @@ def test_images_in_class_folders_become_a_served_model(project: Project, platfor
     assert serving(platform, OTHER) == other_release
     assert without_chance(ask(platform, OTHER, other_image)) == other_answer
     assert {row["name"] for row in listed(platform)} >= {NAME, OTHER}
+
+
+def stopped_after_an_epoch(project: Project, platform: Connection, *command: str) -> None:
+    """Begin a training and end it as a pod is ended, or by whoever kills it by its number."""
+    running = project.start(*command)
+
+    def an_epoch() -> bool:
+        assert running.poll() is None, running.communicate()[0]
+        journals = (project.state / "runs" / NAME).glob("*/journal.json")
+        return any(json.loads(journal.read_text())["epochs"] for journal in journals)
+
+    until(an_epoch, "an epoch", 150)
+    running.terminate()
+    said, _ = running.communicate(timeout=60)
+    assert running.returncode == 128 + signal.SIGTERM, said
+    assert "the same command goes on" in said
+    assert status_in_mlflow(platform) == ["KILLED"]
+
+
+def status_in_mlflow(platform: Connection) -> list[str]:
+    platform.configure_tracking()
+    from mlflow import MlflowClient
+
+    client = MlflowClient(platform.tracking_uri)
+    experiment = client.get_experiment_by_name(NAME)
+    assert experiment is not None
+    return [run.info.status for run in client.search_runs([experiment.experiment_id])]
 
 
 def listed(platform: Connection) -> list[dict[str, Any]]:
@@ -162,7 +201,7 @@ def test_the_other_tasks_train_on_their_sample_and_give_a_release(
     create(tmp_path, "fresh", task, ["first", "second"], owner="tests")
     folder = find_model("fresh", tmp_path)
     assert check(folder) == []
-    result = start(folder, str(folder.path / "sample"), overrides=["train.epochs=2"], connection=None)
+    result = train_here(folder, folder.path / "sample", ["train.epochs=2"])
     assert len(result.epochs) == 2
     assert result.metrics["loss"] > 0
     built = build(folder, result, None, result.spec)

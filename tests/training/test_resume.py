@@ -16,7 +16,7 @@ from modelport.connection import Connection, Role
 from modelport.contract import find_model
 from modelport.data import push
 from modelport.objects import ObjectStore
-from tests.training.conftest import Program, Service, Tiny, wait_for
+from tests.training.conftest import Service, Tiny, wait_for
 
 TOLERANCE = 1e-6
 SLOW = {"overrides": ["train.pause=0.15"]}
@@ -41,7 +41,7 @@ def somewhere_in_an_epoch() -> None:
     time.sleep(random.uniform(0, 0.6))
 
 
-def test_a_worker_then_everything_is_killed_with_mlflow_away(
+def test_a_worker_then_the_command_is_killed_with_mlflow_away(
     tiny: Tiny, uninterrupted: tuple[Tiny, dict[str, Any]], mlflow: tuple[Service, Connection], tmp_path: Path
 ):
     service, connection = mlflow
@@ -60,10 +60,11 @@ def test_a_worker_then_everything_is_killed_with_mlflow_away(
     wait_for(lambda: "was lost; workers start anew from the last checkpoint" in first.told, "the loss to be told")
     tiny.reached(len(tiny.journal()["epochs"]) + 1, first)
     somewhere_in_an_epoch()
-    # Everything at once.
-    for process in first.tree():
-        process.kill()
+    # The command alone: what it started ends with it.
+    orphans = first.tree()[1:]
+    first.process.kill()
     first.process.wait(10)
+    wait_for(lambda: not any(map(alive, orphans)), "orphans to end", 20)
     assert "MLflow does not take the record of this run; training goes on" in first.told
 
     service.start()
@@ -169,20 +170,10 @@ def test_a_bug_in_train_py_is_shown_where_it_is(tiny: Tiny):
     assert len(tiny.journal()["epochs"]) == 1
 
 
-def test_what_a_killed_process_started_ends_with_it(tiny: Tiny):
-    def started() -> tuple[Program, list[psutil.Process]]:
-        program = tiny.start()
-        wait_for(lambda: any("RuntimeEnvAgent" in " ".join(p.cmdline()) for p in program.tree()), "Ray to start")
-        return program, program.tree()[1:]
-
-    # The command.
-    program, orphans = started()
-    program.process.kill()
-    program.process.wait(10)
-    wait_for(lambda: not any(map(alive, orphans)), "orphans to end", 20)
-
-    # Ray's driver: the command lives, and says what it knows.
-    program, orphans = started()
+def test_a_killed_driver_is_told_and_what_it_started_ends_with_it(tiny: Tiny):
+    program = tiny.start()
+    wait_for(lambda: any("RuntimeEnvAgent" in " ".join(p.cmdline()) for p in program.tree()), "Ray to start")
+    orphans = program.tree()[1:]
     orphans[0].kill()
     program.ends(1)
     assert "the training process ended unexpectedly (killed by signal 9)" in program.told

@@ -8,6 +8,7 @@ end. Inside it properties are plain Python: `plain` and `properties` convert, ke
 # ruff: noqa: N802  gRPC gives a servicer's methods their names
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -28,6 +29,9 @@ from pulumi.runtime.proto import engine_pb2, engine_pb2_grpc, provider_pb2, prov
 
 Path: TypeAlias = tuple[str | int, ...]
 """Where a value lies: keys of dictionaries and positions in lists."""
+
+# The SDKs' tens of thousands of classes are no garbage, and a plugin lives for seconds.
+gc.set_threshold(100_000)
 
 UNKNOWN: str = rpc.UNKNOWN
 """What stands for a value that only an update will know."""

@@ -36,13 +36,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 TOGETHER = (
     ("training", "models", "scaffold", "end_to_end"),
     ("infra",),
-    ("engine", "cluster", "remote", "examples"),
-    ("serving", "promotion", "page", "loadtest", "local", "data", "release", "test_objects.py"),
+    ("engine", "examples", "cluster", "remote"),
+    ("serving", "page"),
+    ("release", "promotion"),
+    ("local",),
 )
 """Folders of tests that run one after the other where several processes share the work, the longest first.
 
-Two trainings at once on two cores take each other's time until something gives up; and what shares a service of the
-session's is to start it once.
+Two trainings at once on two cores take each other's time until something gives up; and what shares a service that takes
+long to start is to start it once. All others are by file, so that no process is left with much when the rest is done.
 """
 
 

@@ -20,7 +20,7 @@ def machine() -> None:
         pytest.skip(reason)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def one_node(machine: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneNode]:
     """A cluster of one node that has the image of `probes`."""
     with OneNode(tmp_path_factory.mktemp("one-node")) as running:

@@ -93,8 +93,20 @@ class Environment:
         return found
 
 
+ML_LIBRARIES = ("torch", "ray", "mlflow", "onnxruntime")
+"""What `pulumi up` must not need: it takes seconds to import, and gigabytes to install."""
+
+
+def without_ml_libraries(engine: Engine, folder: Path) -> None:
+    """Let the program fail that imports one: these stand first on its path."""
+    for library in ML_LIBRARIES:
+        (folder / library).mkdir(parents=True)
+        (folder / library / "__init__.py").write_text(f"raise RuntimeError('{library} was imported')\n")
+    engine.env["PYTHONPATH"] = f"{folder}:{engine.env['PYTHONPATH']}"
+
+
 def environment(folder: Path, cluster: ControlPlane, stack: str) -> Environment:
-    """A fresh copy of the project with a stack on Google's stand-in."""
+    """A fresh copy of the project with a stack on Google's stand-in, whose program finds no ML library."""
     project = copy_project(PROJECT, folder / "project")
     engine = Engine(
         project,
@@ -106,6 +118,7 @@ def environment(folder: Path, cluster: ControlPlane, stack: str) -> Environment:
             "MODELPORT_TEST_KUBERAY_RIGHTS": str(ensure(TOOLS["ray-operator"]) / "role.yaml"),
         },
     )
+    without_ml_libraries(engine, folder / "none")
     engine.stack_init(stack)
     engine.config_set("gcp:project", "a-project")
     engine.config_set("gcp:region", "europe-west4")

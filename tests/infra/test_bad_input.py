@@ -106,15 +106,6 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
 }
 
 
-def test_the_preview_needs_no_ml_library(draft: Environment, tmp_path: Path):
-    """What cannot be imported is not: these stand first on the path of the program."""
-    for library in ("torch", "ray", "mlflow", "onnxruntime"):
-        (tmp_path / "none" / library).mkdir(parents=True)
-        (tmp_path / "none" / library / "__init__.py").write_text(f"raise RuntimeError('{library} was imported')\n")
-    draft.engine.env["PYTHONPATH"] = f"{tmp_path / 'none'}:{draft.engine.env['PYTHONPATH']}"
-    assert draft.engine.preview().created
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_it_is_told_with_the_key_and_the_remedy(drafted: Draft, case: str):
     plan(drafted.values, "dev", drafted.root)

@@ -6,10 +6,6 @@ from tests.engine.engine import EngineFailed
 from tests.infra.conftest import Up
 
 
-def test_a_second_preview_is_empty(prod: Up):
-    assert prod.engine.preview().empty
-
-
 def test_state_is_highly_available(prod: Up):
     def replicas(kind: str, namespace: str, name: str) -> int:
         return prod.cluster.get(f"/apis/apps/v1/namespaces/{namespace}/{kind}/{name}")["spec"]["replicas"]

@@ -240,7 +240,7 @@ class Stack:
         self.control_plane.wait_for("kwok", f"makes the pods of {service} ready", ready)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory, s3_connection: Connection) -> Iterator[Stack]:
     """A stack that is up: what the real program makes, with the keys of a real object store."""
     project = tmp_path_factory.mktemp("project") / "checkout"

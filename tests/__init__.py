@@ -1,0 +1,1 @@
+"""Tests, by the part of the tree that they are of."""

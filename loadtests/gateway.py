@@ -21,6 +21,8 @@ class GatewayUser(FastHttpUser):
     network_timeout = TIMEOUT_S
     connection_timeout = TIMEOUT_S
     concurrency = UNANSWERED
+    max_retries = 0
+    """What fails has failed: a request that is sent again hides it."""
 
     def on_start(self) -> None:
         """Prepare what every request needs."""
@@ -63,7 +65,7 @@ class GatewayUser(FastHttpUser):
             self.under_way.spawn(self.ask, question)
 
     def ask(self, question: Question) -> None:
-        """One image in; the answer back, from a release that this run expects."""
+        """One image in; the answer back, from a release that this run expects. Each release is a row of the report."""
         files = {"image": (question.name, question.data, question.media_type)}
         with self.client.post(self.path, files=files, headers=self.headers, catch_response=True) as response:
             if response.status_code != 200:
@@ -74,6 +76,7 @@ class GatewayUser(FastHttpUser):
             except (ModelportError, ValueError, LookupError, TypeError) as error:
                 response.failure(f"an answer that nobody can read: {error!r}"[:200])
                 return
+            response.request_meta["name"] = f"{self.path} by {release[:12]}"
             problem = golden(self.environment).problem(question, outputs, release, precision)
             if problem:
                 response.failure(problem)

@@ -49,6 +49,26 @@ def memory_used(group: Path) -> int | None:
     return max(0, used - int(counts.get("total_inactive_file", counts["inactive_file"])))
 
 
+def cpu_group(name: str) -> Path:
+    """The group NAME where processor time is accounted."""
+    return (
+        next(parent for parent in _hierarchies() if "cpuacct" in parent.name or parent.name in ("unified", "cgroup"))
+        / name
+    )
+
+
+def cpu_used(group: Path) -> float | None:
+    """Seconds of processor time that the processes of a group have had."""
+    first = group / "cpuacct.usage"
+    try:
+        if first.is_file():
+            return int(first.read_text()) / 1e9
+        counts = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
+    except OSError:  # it is gone, or going
+        return None
+    return int(counts["usage_usec"]) / 1e6
+
+
 def _hierarchies(*, every: bool = False) -> Iterator[Path]:
     """Mount points of all hierarchies; that of version 2 beside version 1 is used by nothing here, and only cleaned."""
     mounted: list[tuple[str, Path]] = []

@@ -27,7 +27,7 @@ from tests.cluster import cell, dns, meter, node_configuration, volumes
 from tests.cluster.client import ClusterError, condition_of
 from tests.cluster.configuration import kubeconfig, write_json
 from tests.cluster.kept import PROGRAMS, ROOT, Kept, path
-from tests.cluster.meter import Used
+from tests.cluster.meter import PodUsed, Used
 from tests.cluster.node_configuration import API_PORT, NODE, NODE_ADDRESS, PAUSE_IMAGE, SERVICE_NETWORK
 from tools import program
 from tools.cache import cache_folder
@@ -65,7 +65,7 @@ class OneNode(Kept):
     def __init__(self, root: Path | None = None) -> None:
         super().__init__()
         self._root = (root or cache_folder(os.environ).parent / "one-node").absolute()
-        self._measured_last: tuple[Used, dict[str, Used]] = (Used(), {})
+        self._measured_last: tuple[Used, list[PodUsed]] = (Used(), [])
         self._group = f"modelport-{hashlib.sha256(str(self._root).encode()).hexdigest()[:8]}"
 
     def start(self) -> None:
@@ -174,9 +174,9 @@ class OneNode(Kept):
         """The most that all pods and programs have used together, in bytes; see `Used`. Known after a stop, too."""
         return self._measure()[0].peak
 
-    def pod_memory(self) -> dict[str, Used]:
-        """What each pod uses and has used, by ``namespace/name``; pods that are gone too."""
-        return self._measure()[1]
+    def pods_used(self) -> list[PodUsed]:
+        """What each pod uses and has used, beside what it asked for, by name; pods that are gone too."""
+        return sorted(self._measure()[1], key=lambda used: used.pod)
 
     def logs(self, namespace: str, lines: int = _LOG_LINES) -> str:
         """The last lines of every container in a namespace."""
@@ -309,7 +309,7 @@ class OneNode(Kept):
         self._launch("kube-proxy", [programs["kube-proxy"], "--config=kube-proxy.json"])
         self._launch_ours("enforcer", inside, node_configuration.policies_socket(self.state))
         self._launch_ours("volumes", inside, self.state / "volumes")
-        self._launch_ours("meter", inside, self._group, self._memory_file)
+        self._launch_ours("meter", inside, self._group, self._used_file)
 
     def _launch_containerd(self) -> None:
         folder = program("containerd").parent
@@ -370,12 +370,12 @@ class OneNode(Kept):
         return {name: digest for name, _, digest, *_ in (line.split() for line in lines)}
 
     @property
-    def _memory_file(self) -> Path:
-        return self.state / "memory.json"
+    def _used_file(self) -> Path:
+        return self.state / "used.json"
 
-    def _measure(self) -> tuple[Used, dict[str, Used]]:
-        if self._keeper is not None and self._memory_file.is_file():
-            self._measured_last = meter.read(self._memory_file)
+    def _measure(self) -> tuple[Used, list[PodUsed]]:
+        if self._keeper is not None and self._used_file.is_file():
+            self._measured_last = meter.read(self._used_file)
         return self._measured_last
 
     def _node_ready(self) -> bool:

@@ -14,6 +14,7 @@ import pytest
 from tests.cluster import volumes
 from tests.cluster.client import ApiError, condition_of
 from tests.cluster.leftovers import Traces
+from tests.cluster.meter import Asked, PodUsed
 from tests.cluster.one_node import OneNode
 from tests.cluster.probes import PORT, ask, get_pod, pod, probe, reaches, run, service
 
@@ -48,11 +49,15 @@ class TestPods:
         one_node.apply(pod(room, "greedy", probe("fill", "80", memory="40Mi", restartPolicy="Never")))
         one_node.wait_for("kubelet", "ends who takes too much", lambda: "OOMKilled" in one_node.report())
 
-        def measured() -> bool:
-            return one_node.pod_memory()[f"{room}/modest"].current > 40 * MIB
+        def used(name: str) -> PodUsed:
+            return next((one for one in one_node.pods_used() if one.pod == f"{room}/{name}"), PodUsed())
 
-        one_node.wait_for("meter", "sees what was filled", measured)
-        assert one_node.pod_memory()[f"{room}/modest"].peak < 60 * MIB
+        one_node.wait_for("meter", "sees what was filled", lambda: used("modest").current > 40 * MIB)
+        assert used("modest").peak < 60 * MIB
+        assert used("modest").asked == Asked(cpu=0.01, cpu_limit=None, memory=80 * MIB, memory_limit=80 * MIB)
+        assert used("modest").cpu_s > 0
+        assert used("modest").killed_for_memory == []
+        one_node.wait_for("meter", "notes who was killed", lambda: used("greedy").killed_for_memory == ["probe"])
         assert one_node.memory() > 300 * MIB, "the control plane is in it"
         report = one_node.report()
         assert f"pod {room}/greedy is not ready" in report
@@ -193,6 +198,20 @@ class TestItsOwnLife:
 
         assert left_after(traces, seconds=60) == []
 
+    def test_it_ends_with_the_process_that_was_starting_it(self, machine: None, tmp_path: Path) -> None:
+        starter = starting(tmp_path)
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.glob("state")) or not (log_of(tmp_path, "etcd")).is_file():
+            assert starter.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        traces = Traces.of(Path((tmp_path / "state").read_text()))
+        assert not (traces.state / "log" / "kubelet.log").exists(), "it is not up yet"
+
+        kill(starter)
+
+        assert left_after(traces, seconds=60) == []
+
     def test_the_next_start_cleans_up_after_a_kill_of_everything(self, machine: None, tmp_path: Path) -> None:
         starter, traces = started(tmp_path)
         inside = psutil.Process(int((traces.state / "cell.pid").read_text()))
@@ -211,8 +230,13 @@ class TestItsOwnLife:
         assert traces.left() == []
 
 
-def started(root: Path) -> tuple[subprocess.Popen[str], Traces]:
-    """A process that has started a cluster and waits."""
+def log_of(root: Path, process: str) -> Path:
+    """Log of a cluster's process, by the folder of the cluster's images."""
+    return Path((root / "state").read_text()) / "log" / f"{process}.log"
+
+
+def starting(root: Path) -> subprocess.Popen[str]:
+    """A process that starts a cluster, says where, and waits."""
     script = (
         "import sys\n"
         "from pathlib import Path\n"
@@ -222,9 +246,14 @@ def started(root: Path) -> tuple[subprocess.Popen[str], Traces]:
         "print(running.state, flush=True)\n"
         "input()\n"
     )
-    starter = subprocess.Popen(
+    return subprocess.Popen(
         [sys.executable, "-c", script, root], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
+
+
+def started(root: Path) -> tuple[subprocess.Popen[str], Traces]:
+    """Such a process, when the cluster is up."""
+    starter = starting(root)
     assert starter.stdout is not None
     return starter, Traces.of(Path(starter.stdout.readline().strip()))
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.settings import parse
+from infra.settings import PLATFORM_VERSION, parse
 from tools import BuildError
 from tools.images import IMAGES, ensure_layout, write_archive
 from tools.images.archive import blobs, image_config, image_size
@@ -380,6 +380,84 @@ class TestBuilders:
         assert "ACCELERATOR=gpu" in command
         assert any(part.startswith(f"BASE={PYTHON.published}") for part in command)
         assert "id=packages,src=/secret" in command
+
+
+class TestPublishing:
+    """With programs that answer as the real ones do; those were run by hand, see docs/images.md."""
+
+    STAND_INS: Mapping[str, str] = {
+        "docker": """\
+            case "$1 $2" in
+                "image inspect") echo 3600000000 ;;
+                "inspect --format") echo '["elsewhere/x@sha256:0", "registry.example.org/team/platform@DIGEST"]' ;;
+            esac
+            """,
+        "podman": """\
+            case "$1 $2" in
+                "image inspect") echo 3600000000 ;;
+                "push --digestfile") echo DIGEST > "$3" ;;
+            esac
+            """,
+        "buildah": """\
+            case "$1 $2" in
+                "images --json") echo '[{"size": "3.6 GB"}]' ;;
+                "push --digestfile") echo DIGEST > "$3" ;;
+            esac
+            """,
+    }
+
+    @pytest.fixture
+    def here(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A project with a stack, and nothing on PATH but what a shell needs."""
+        project(tmp_path, {"stacks/here/Pulumi.here.yaml": TestPinning.STACK.format(line="")})
+        monkeypatch.setattr("tools.images.publish.ROOT", tmp_path)
+        monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+        monkeypatch.delenv("BUILDER", raising=False)
+        return tmp_path
+
+    def stand_in(self, here: Path, builder: str, script: str) -> None:
+        lines = textwrap.dedent(script).replace("DIGEST", DIGEST)
+        (here / builder).write_text(f'#!/bin/sh\necho "$@" >> {here}/said\n{lines}')
+        (here / builder).chmod(0o755)
+
+    @pytest.mark.parametrize("builder", BUILDERS)
+    def test_an_image_is_built_pushed_and_pinned(
+        self, here: Path, builder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.stand_in(here, builder, self.STAND_INS[builder])
+        monkeypatch.setenv("BUILDER", builder)
+
+        assert main(["--push", "registry.example.org/team/", "--stack", "here", "--accelerator", "cpu"]) == 0
+
+        pinned = f"modelport:image: registry.example.org/team/platform:{PLATFORM_VERSION}@{DIGEST}"
+        assert pinned in (here / "stacks/here/Pulumi.here.yaml").read_text()
+        said = capsys.readouterr().out
+        assert f"registry.example.org/team/platform:{PLATFORM_VERSION}: 3.6" in said.replace("3.60 GB", "3.6 GB")
+        assert pinned in said
+        commands = (here / "said").read_text().splitlines()
+        assert [command.split()[0] for command in commands if command.split()[0] in ("build", "push")] == [
+            "build",
+            "push",
+        ]
+
+    def test_a_push_that_fails_pins_nothing(
+        self, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.stand_in(here, "docker", 'if [ "$1" = push ]; then exit 1; fi\n' + self.STAND_INS["docker"])
+        before = (here / "stacks/here/Pulumi.here.yaml").read_text()
+
+        assert main(["--push", "registry.example.org/team", "--stack", "here"]) == 1
+
+        assert "`docker push registry.example.org/team/platform" in capsys.readouterr().err
+        assert (here / "stacks/here/Pulumi.here.yaml").read_text() == before
+
+    def test_a_registry_that_tells_no_digest_pins_nothing(self, here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.stand_in(here, "docker", "case $1 in inspect) echo '[]' ;; image) echo 1 ;; esac")
+
+        assert main(["--push", "registry.example.org/team", "--stack", "here"]) == 1
+
+        assert "told no digest" in capsys.readouterr().err
+        assert DIGEST not in (here / "stacks/here/Pulumi.here.yaml").read_text()
 
 
 def test_opencv_without_windows_is_of_the_locked_version() -> None:

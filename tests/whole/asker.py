@@ -1,8 +1,7 @@
 """Somebody who asks the gateway for a prediction five times a second, and notes what came of it.
 
 Run as ``python asker.py URL IMAGE NOTES`` in the cluster's network, with the API key on standard input. A line of JSON
-for each request: when it was sent and ended (seconds since the epoch), the status (0 without an answer), the release
-that answered. It ends by itself after ten minutes.
+for each request: see `Answer`. It ends by itself after ten minutes.
 """
 
 import json
@@ -11,8 +10,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 EVERY_S = 0.2
 LIMIT_S = 600.0
@@ -25,9 +25,13 @@ class Answer:
     """What came of one request."""
 
     sent: float
+    """In seconds since the epoch, as `ended`."""
     ended: float
     status: int
+    """0 without an answer."""
     release: str | None
+    request: str | None
+    """The gateway's own name for it."""
 
 
 def main(url: str, image: Path, notes: Path) -> None:
@@ -42,21 +46,21 @@ def main(url: str, image: Path, notes: Path) -> None:
     with notes.open("a") as stream:
         while time.monotonic() < end:
             sent = time.time()
-            status, release = _ask(opener, urllib.request.Request(url, body, headers))
-            line = {"sent": sent, "ended": time.time(), "status": status, "release": release}
-            stream.write(json.dumps(line) + "\n")
+            status, said = _ask(opener, urllib.request.Request(url, body, headers))
+            answer = Answer(sent, time.time(), status, said.get("release"), said.get("request_id"))
+            stream.write(json.dumps(asdict(answer)) + "\n")
             stream.flush()
             time.sleep(max(0.0, sent + EVERY_S - time.time()))
 
 
-def _ask(opener: urllib.request.OpenerDirector, request: urllib.request.Request) -> tuple[int, str | None]:
+def _ask(opener: urllib.request.OpenerDirector, request: urllib.request.Request) -> tuple[int, dict[str, Any]]:
     try:
         with opener.open(request, timeout=_TIMEOUT_S) as answer:
-            return answer.status, json.loads(answer.read())["release"]
+            return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
-        return error.code, None
+        return error.code, {}
     except (OSError, ValueError):
-        return 0, None
+        return 0, {}
 
 
 def read_answers(notes: Path) -> list[Answer]:

@@ -38,8 +38,13 @@ class Laptop:
     """A person, and the project's folder that he works in."""
 
     project: Path
-    state: Path
-    kubeconfig: Path
+    folder: Path
+    """All that he has but the project: kubeconfig, state folder, home, temporary files."""
+
+    @property
+    def kubeconfig(self) -> Path:
+        """How he reaches the cluster."""
+        return self.folder / "kubeconfig"
 
     def connected(self, *arguments: str, code: int | None = 0, seconds: float = SECONDS) -> Said:
         """Run ``modelport ARGUMENTS`` connected to the stack, for as long as it takes.
@@ -75,13 +80,17 @@ class Laptop:
         return Said(done.stdout, done.stderr, done.returncode)
 
     def environment(self) -> Mapping[str, str]:
-        """Nothing of the tests' own connection, and kubectl on PATH."""
+        """Nothing of the tests' own connection, a home of his own, and kubectl on PATH."""
+        for name in ("home", "tmp"):
+            (self.folder / name).mkdir(exist_ok=True)
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith(("MODELPORT_", "KUBE", "PULUMI_"))
         }
         return {
             **inherited,
             "PATH": f"{program('kubectl').parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-            "MODELPORT_STATE": str(self.state),
+            "HOME": str(self.folder / "home"),
+            "TMPDIR": str(self.folder / "tmp"),
+            "MODELPORT_STATE": str(self.folder / "state"),
             "MODELPORT_PROJECT": str(self.project),
         }

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
@@ -13,10 +14,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from components.labels import COMPONENT, Component
 from infra.network import Namespace
+from modelport.connection import Connection, S3Key
 from tests.cluster.client import ClusterError
+from tests.cluster.meter import PodUsed
 from tests.cluster.one_node import OneNode
 from tests.engine.engine import Changes, Engine, chart_definitions
 from tests.whole.asker import Answer, read_answers
@@ -33,7 +37,7 @@ PATIENCE_S = 300
 
 _GET = """
 import json, sys, urllib.error, urllib.request
-asked = urllib.request.Request(sys.argv[1], headers={"X-API-Key": sys.stdin.read()})
+asked = urllib.request.Request(sys.argv[1], headers=json.load(sys.stdin))
 try:
     answer = urllib.request.urlopen(asked, timeout=10)
 except urllib.error.HTTPError as error:
@@ -42,6 +46,21 @@ except OSError as error:
     print(json.dumps([0, str(error)]))
     sys.exit()
 print(json.dumps([answer.status, answer.read().decode()]))
+"""
+
+_DIFFERENT = """
+import sys, tempfile
+from pathlib import Path
+from modelport.connection import Connection, Role
+from modelport.objects import ObjectStore
+from modelport.release import FP32, Release, compare, staging_prefix
+model, *digests = sys.argv[1:]
+store = ObjectStore.connect(Connection.load(), Role.PROMOTER)
+with tempfile.TemporaryDirectory() as folder:
+    one, other = (Release.fetch(store, staging_prefix(model), digest, Path(folder) / digest) for digest in digests)
+    told = {golden.name: golden.expected for golden in other.golden()}
+    tolerance = one.manifest.tolerances[FP32]
+    print(sum(bool(compare(told[golden.name], golden.expected, tolerance)) for golden in one.golden()))
 """
 
 _LOG = """
@@ -96,6 +115,12 @@ class Site:
         """Names of the cluster's namespaces."""
         return [one["metadata"]["name"] for one in self.cluster.get("/api/v1/namespaces")["items"]]
 
+    def beside_namespaces(self) -> set[str]:
+        """What there is that belongs to no namespace, as ``kind/name``; without what the cluster makes as it runs."""
+        kinds = ("namespaces", "persistentvolumes", "clusterroles", "clusterrolebindings", "customresourcedefinitions")
+        kinds += ("priorityclasses", "validatingwebhookconfigurations", "mutatingwebhookconfigurations", "apiservices")
+        return set(self.cluster.kubectl("get", ",".join(kinds), "-o", "name").split())
+
     def pods(self, namespace: Namespace, component: Component) -> list[dict[str, Any]]:
         """Pods of a component that are not being deleted."""
         selector = f"{COMPONENT.replace('/', '%2F')}%3D{component}"
@@ -121,6 +146,28 @@ class Site:
         pods = self.pods(Namespace.TRAINING, Component.RAY_SUBMITTER)
         running = [pod["metadata"]["name"] for pod in pods if pod["status"]["phase"] == "Running"]
         return [self.cluster.kubectl("-n", Namespace.TRAINING.value, "logs", name) for name in running]
+
+    @contextmanager
+    def training(self, *settings: str) -> Generator[None]:
+        """A training of the scientist's that has begun; it is taken away at the end."""
+        options = [word for setting in settings for word in ("--set", setting)]
+        thread = threading.Thread(target=lambda: self.scientist.connected("train", MODEL, *options, code=None))
+        thread.start()
+        try:
+            self.wait("a training to begin", lambda: any("epoch 1/" in log for log in self.training_logs()))
+            yield
+        finally:
+            self.cluster.kubectl("-n", Namespace.TRAINING.value, "delete", "rayjobs", "--all")
+            thread.join(timeout=120)
+
+    @contextmanager
+    def namespace(self, name: str) -> Generator[None]:
+        """A namespace that is not the stack's."""
+        self.cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        try:
+            yield
+        finally:
+            self.cluster.kubectl("delete", "namespace", name)
 
     def delete_workers(self) -> list[str]:
         """Kill the workers of the trainings that go on; their names."""
@@ -174,16 +221,14 @@ class Site:
         selector = f"batch.kubernetes.io/job-name={job},batch.kubernetes.io/job-completion-index=0"
         return self.cluster.kubectl("-n", Namespace.SERVING.value, "logs", "--tail=-1", "-l", selector)
 
-    def memory_limits(self) -> dict[str, str]:
-        """What the containers of each pod may use, as Kubernetes quantities, by the pod's namespace and name."""
-        pods = self.cluster.get("/api/v1/pods")["items"]
-        return {
-            f"{pod['metadata']['namespace']}/{pod['metadata']['name']}": " + ".join(
-                container["resources"].get("limits", {}).get("memory", "no limit")
-                for container in [*pod["spec"].get("initContainers", []), *pod["spec"]["containers"]]
-            )
-            for pod in pods
-        }
+    def is_asking(self, job: str) -> bool:
+        """Whether a load test still goes on."""
+        path = f"/apis/batch/v1/namespaces/{Namespace.SERVING}/jobs/{job}"
+        return self.cluster.get(path).get("status", {}).get("active", 0) > 0
+
+    def pods_used(self) -> list[PodUsed]:
+        """What each pod of the stack that there ever was has used, beside what it asked for."""
+        return [used for used in self.cluster.pods_used() if used.pod.partition("/")[0] in set(Namespace)]
 
     def scale(self, namespace: Namespace, kind: str, name: str, replicas: int) -> None:
         """Set how many pods a Deployment or StatefulSet has, and wait until those are gone that are too many."""
@@ -261,38 +306,95 @@ class Site:
         """The image that is asked about."""
         return self.project / "models" / MODEL / "sample" / "golden" / "plain.jpg"
 
+    def answered_differently(self, one: str, other: str) -> int:
+        """On how many golden images two releases differ by more than is tolerated: where a mix of them would show."""
+        told = self.manager.program("--role", "promoter", "--", sys.executable, "-c", _DIFFERENT, MODEL, one, other)
+        return int(told.out)
+
     def log_of_promotions(self) -> str:
         """The model's promotion log, as it is stored."""
         return self.manager.program("--role", "promoter", "--", sys.executable, "-c", _LOG, MODEL).out
 
     def fill_store(self) -> str:
         """Fill the object store until it refuses the smallest object; what it said then."""
-        return self._filler("fill")
+        return self._at_store("fill", self._administrator())
 
     def make_room(self) -> None:
         """Remove what `fill_store` has written."""
-        self._filler("empty")
+        self._at_store("empty", self._administrator())
 
-    def _filler(self, what: str) -> str:
-        """Run `tests.whole.filler` at the node, with the credentials of the dumps."""
-        store = self.cluster.get(f"/api/v1/namespaces/{Namespace.REGISTRY}/services/object-store")["spec"]
-        data = self.cluster.get(f"/api/v1/namespaces/{Namespace.REGISTRY}/secrets/postgres-backup")["data"]
-        keys = {name: base64.b64decode(value).decode() for name, value in data.items()}
-        url = f"http://{store['clusterIP']}:{store['ports'][0]['port']}"
-        command = self.cluster.inside(sys.executable, "-m", "tests.whole.filler", what, url)
+    def recorded(self) -> set[str]:
+        """Requests of all prediction records in the object store."""
+        return set(self._at_store("records", self._administrator()))
+
+    def refused_by_store(self, key: S3Key) -> str | None:
+        """What the object store says of a key that it does not take; None where it does."""
+        return self._at_store("try", key)
+
+    def _administrator(self) -> S3Key:
+        data = self.secret(Namespace.REGISTRY, "object-store-root")
+        return S3Key(access_key=data["user"], secret_key=data["password"])
+
+    def _at_store(self, what: str, key: S3Key) -> Any:
+        """What a command of `tests.whole.store` says, at the node."""
+        command = self.cluster.inside(
+            sys.executable, "-m", "tests.whole.store", what, self._service_url(Namespace.REGISTRY, "object-store")
+        )
         done = subprocess.run(
-            command, input=json.dumps(keys), cwd=PROJECT, capture_output=True, text=True, timeout=240, check=False
+            command, input=key.model_dump_json(), cwd=PROJECT, capture_output=True, text=True, timeout=240, check=False
         )
         assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        return json.loads(done.stdout)
+
+    def connections(self) -> Mapping[str, Connection]:
+        """The connections that the stack's Secrets hold now, by the Secrets' names without their generations."""
+        return {
+            re.sub(r"(-\d+)+$", "", item["metadata"]["name"]): Connection.model_validate_json(
+                base64.b64decode(item["data"]["connection.json"])
+            )
+            for namespace in set(self.namespaces()) & set(Namespace)
+            for item in self.cluster.get(f"/api/v1/namespaces/{namespace}/secrets")["items"]
+            if "connection.json" in item.get("data", {})
+        }
+
+    def status_at_mlflow(self, connection: Connection) -> int:
+        """HTTP status that MLflow gives to a connection's user, from the node."""
+        path = "/api/2.0/mlflow/experiments/search?max_results=1"
+        pair = f"{connection.tracking_username}:{connection.tracking_password}"
+        authorization = f"Basic {base64.b64encode(pair.encode()).decode()}"
+        # It answers to its own names only.
+        headers = {"Authorization": authorization, "Host": urlsplit(connection.tracking_uri).netloc}
+        return self._get(f"{self._service_url(Namespace.REGISTRY, 'mlflow')}{path}", headers)[0]
+
+    def database_takes(self, password: str) -> bool:
+        """Whether PostgreSQL lets MLflow's user in with a password, from another address than its own."""
+        login = 'exec psql --host="$(hostname -i)" --username=mlflow --dbname=mlflow --command="select 1"'
+        command = f"read -r PGPASSWORD; export PGPASSWORD; {login}"
+        pod = ("-n", Namespace.REGISTRY.value, "exec", "-i", "postgres-0", "-c", "postgres")
+        try:
+            self.cluster.kubectl(*pod, "--", "sh", "-c", command, stdin=f"{password}\n")
+        except ClusterError as error:
+            if "password authentication failed" in str(error):
+                return False
+            raise
+        return True
+
+    def secret(self, namespace: Namespace, name: str) -> dict[str, str]:
+        """What a Secret holds."""
+        data = self.cluster.get(f"/api/v1/namespaces/{namespace}/secrets/{name}")["data"]
+        return {key: base64.b64decode(value).decode() for key, value in data.items()}
 
     def status_with(self, key: str) -> int:
         """HTTP status that the gateway gives to somebody with this key, from the node; 0 without an answer."""
-        return self._get(f"/v1/models/{MODEL}", key)[0]
+        return self._get(self.gateway_url(f"/v1/models/{MODEL}"), {"X-API-Key": key})[0]
 
     @contextmanager
-    def asked(self) -> Generator[Callable[[], list[Answer]]]:
-        """Somebody goes on asking for predictions, from the node; yields what came of it so far."""
+    def asked(self, key: str | None = None) -> Generator[Callable[[], list[Answer]]]:
+        """Somebody goes on asking for predictions, from the node; yields what came of it so far.
+
+        Args:
+            key: the API key [default: the caller's].
+        """
         notes = self.folder / f"answers-{time.time_ns()}.jsonl"
         # Of this checkout: the stack's project may be replaced meanwhile.
         image = PROJECT / "models" / MODEL / "sample" / "golden" / "plain.jpg"
@@ -301,7 +403,7 @@ class Site:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, cwd=PROJECT, text=True)
         try:
             assert process.stdin is not None
-            process.stdin.write(self.gateway_key())
+            process.stdin.write(key or self.gateway_key())
             process.stdin.close()
             self.wait("the first answer", lambda: read_answers(notes), 60)
             yield lambda: read_answers(notes)
@@ -319,27 +421,31 @@ class Site:
         Raises:
             LookupError: it answers with another status than 200, or not at all.
         """
-        status, body = self._get(path, self.gateway_key())
+        status, body = self._get(self.gateway_url(path), {"X-API-Key": self.gateway_key()})
         if status != 200:
             raise LookupError(f"the gateway answers {path} with {status}: {body}")
         return json.loads(body)
 
-    def _get(self, path: str, key: str) -> tuple[int, str]:
-        """Status and body of an answer of the gateway, asked from the node; 0 without one."""
-        command = self.cluster.inside(sys.executable, "-I", "-c", _GET, self.gateway_url(path))
-        done = subprocess.run(command, input=key, capture_output=True, text=True, timeout=30, check=True)
+    def _get(self, url: str, headers: Mapping[str, str]) -> tuple[int, str]:
+        """Status and body of an answer, asked from the node; 0 without one."""
+        command = self.cluster.inside(sys.executable, "-I", "-c", _GET, url)
+        done = subprocess.run(
+            command, input=json.dumps(headers), capture_output=True, text=True, timeout=30, check=True
+        )
         status, body = json.loads(done.stdout)
         return status, body
 
     def gateway_url(self, path: str) -> str:
         """URL of the gateway's Service, as the node reaches it."""
-        service = self.cluster.get(f"/api/v1/namespaces/{Namespace.SERVING}/services/gateway")["spec"]
-        return f"http://{service['clusterIP']}:{service['ports'][0]['port']}{path}"
+        return f"{self._service_url(Namespace.SERVING, 'gateway')}{path}"
+
+    def _service_url(self, namespace: Namespace, name: str) -> str:
+        service = self.cluster.get(f"/api/v1/namespaces/{namespace}/services/{name}")["spec"]
+        return f"http://{service['clusterIP']}:{service['ports'][0]['port']}"
 
     def gateway_key(self) -> str:
         """The caller's API key."""
-        secret = self.cluster.get(f"/api/v1/namespaces/{Namespace.SERVING}/secrets/gateway-key-{CALLER}")
-        return base64.b64decode(secret["data"]["api-key"]).decode()
+        return self.secret(Namespace.SERVING, f"gateway-key-{CALLER}")["api-key"]
 
 
 def brought_together(folder: Path, cluster: OneNode, source: Path, **settings: Any) -> Site:
@@ -371,8 +477,9 @@ def _person(folder: Path, cluster: OneNode, project: Path, group: str) -> Laptop
     document = json.loads(cluster.kubeconfig.read_text())
     document["users"][0]["user"] = {"token": token}
     folder.mkdir(parents=True)
-    (folder / "kubeconfig").write_text(json.dumps(document))
-    return Laptop(project, folder / "state", folder / "kubeconfig")
+    person = Laptop(project, folder)
+    person.kubeconfig.write_text(json.dumps(document))
+    return person
 
 
 @dataclass(frozen=True)
@@ -383,6 +490,8 @@ class Load:
     failed: int
     median_ms: int
     longest_ms: int
+    by_release: Mapping[str, int]
+    """Right and wrong answers that named a release, by the first twelve digits of its digest."""
     log: str
 
 
@@ -397,4 +506,8 @@ def read_load(log: str) -> Load:
     found = re.search(rf"^\s*Aggregated\s+{counts}\s*\|\s*{times}\s*\|", log, re.MULTILINE)
     if found is None:
         raise ValueError(f"the load test left no summary:\n{log[-4000:]}")
-    return Load(int(found["requests"]), int(found["failed"]), int(found["median"]), int(found["longest"]), log)
+    numbers = (int(found[name]) for name in ("requests", "failed", "median", "longest"))
+    # Of the table of times: Locust writes one of percentiles below it, whose rows begin alike.
+    table = log[: found.start()].rpartition("# reqs")[2]
+    by_release = re.findall(r"^POST\s+\S+ by ([0-9a-f]{12})\s+(\d+)", table, re.MULTILINE)
+    return Load(*numbers, {release: int(count) for release, count in by_release}, log)

@@ -3,6 +3,7 @@
 One stack for all of these tests; each leaves it whole. docs/faults.md has what was seen.
 """
 
+import json
 import sys
 import time
 
@@ -10,6 +11,7 @@ import pytest
 
 from components.labels import Component
 from infra.network import Namespace
+from infra.settings import CREDENTIALS
 from tests.cluster.one_node import why_not
 from tests.whole.asker import ten_right
 from tests.whole.conftest import Lived
@@ -25,10 +27,15 @@ pytestmark = [
 
 
 def test_every_declared_pair_connects_and_no_other_does(lived: Lived) -> None:
-    pairs = tried(lived.site.cluster)
-    wrong = [str(pair) for pair in pairs if pair.allowed != (pair.made is not None)]
+    """While a training goes on, with somebody in the place of a Prometheus, which this stack has not."""
+    site = lived.site
+    with site.namespace(Namespace.MONITORING.value), site.training("train.seed=5", "train.epochs=90"):
+        pairs = tried(site.cluster)
     print(f"{len(pairs)} pairs, {sum(pair.allowed for pair in pairs)} of them allowed")
-    assert not wrong, "\n".join([*wrong, lived.site.cluster.report()])
+    asked = {pair.target.place.namespace for pair in pairs if pair.target.place is not None}
+    assert asked == {Namespace.REGISTRY, Namespace.TRAINING, Namespace.SERVING, Namespace.OPERATORS}
+    wrong = [str(pair) for pair in pairs if not pair.right]
+    assert not wrong, "\n".join([*wrong, site.cluster.report()])
 
 
 @pytest.mark.parametrize(
@@ -46,9 +53,11 @@ def test_a_pod_that_is_deleted_comes_back_and_nothing_that_was_acknowledged_is_l
     lived: Lived, namespace: Namespace, component: Component, force: bool
 ) -> None:
     site = lived.site
+    written = f"{component}-{force}"
     with site.asked() as answers:
         before = len(answers())
         gone = site.uids(namespace, component)
+        site.scientist.program("--role", "trainer", "--", sys.executable, "-c", ACKNOWLEDGED, "write", written)
         site.delete_pods(namespace, component, force=force)
         site.wait(
             f"another {component}",
@@ -60,10 +69,45 @@ def test_a_pod_that_is_deleted_comes_back_and_nothing_that_was_acknowledged_is_l
     assert {one.release for one in during if one.release} == {lived.journey.releases[0]}
     if namespace is Namespace.REGISTRY:
         assert seen.failed == 0, "what is registered is not needed to predict"
-    (row, *_) = site.manager.connected("versions", MODEL, "--json").json
-    assert row["digest"] == lived.journey.releases[0]
-    assert row["version"] == 1
+    site.scientist.program("--role", "trainer", "--", sys.executable, "-c", ACKNOWLEDGED, "read", written)
+    assert_nothing_is_lost(lived)
+    answered = {one.request for one in during if one.status == 200}
+    site.wait("a record of every answer", lambda: answered <= site.recorded(), 120)
+
+
+ACKNOWLEDGED = """
+import sys
+from modelport.connection import Connection, Role
+from modelport.objects import ObjectStore
+
+what, name = sys.argv[1:]
+connection = Connection.load()
+store = ObjectStore.connect(connection, Role.TRAINER)
+connection.configure_tracking()
+from mlflow import MlflowClient
+
+client = MlflowClient()
+experiment = client.get_experiment_by_name("polyp_seg").experiment_id
+if what == "write":
+    run = client.create_run(experiment, run_name=name).info.run_id
+    client.log_metric(run, "acknowledged", 1.0)
+    client.set_terminated(run, "FINISHED")
+    store.put(f"staging/acknowledged/{name}", run.encode())
+else:
+    run = client.get_run(store.get(f"staging/acknowledged/{name}").decode())
+    assert (run.info.run_name, run.info.status, run.data.metrics) == (name, "FINISHED", {"acknowledged": 1.0}), run
+"""
+
+
+def assert_nothing_is_lost(lived: Lived) -> None:
+    """Versions, datasets and promotions are as they were made."""
+    site, digest = lived.site, lived.journey.releases[0]
+    rows = {row["digest"]: row for row in site.manager.connected("versions", MODEL, "--json").json}
+    assert rows[digest]["version"] == 1
+    assert site.manager.connected("status", MODEL, "--json").json["aliases"]["champion"] == digest
     assert "(latest)" in site.manager.connected("data", "list", DATASET).out
+    entries = json.loads(site.log_of_promotions())["entries"]
+    assert [entry["to"] for entry in entries] == lived.journey.releases
 
 
 def test_predictions_go_on_while_the_nodes_container_runtime_is_started_anew(lived: Lived) -> None:
@@ -73,13 +117,18 @@ def test_predictions_go_on_while_the_nodes_container_runtime_is_started_anew(liv
         lived.site.wait("predictions", lambda: len(answers()) > before + 25)
         during = answers()[before:]
     assert tell("the node's containerd killed", during).failed == 0
+    assert_nothing_is_lost(lived)
 
 
 def test_rotated_credentials_replace_the_old_ones(lived: Lived) -> None:
+    """All of them at once."""
     site = lived.site
-    old = site.gateway_key()
+    old, connections = site.gateway_key(), site.connections()
+    password = site.secret(Namespace.REGISTRY, "postgres-app")["password"]
     assert site.status_with(old) == 200
-    site.configure(rotation={"gateway": 2, "mlflow": 2, "postgres": 2, "trainer": 2})
+    assert site.database_takes(password)
+    assert len(connections) >= 4
+    site.configure(rotation=dict.fromkeys(CREDENTIALS, 2))
     with site.asked() as answers:
         before = len(answers())
         began = time.monotonic()
@@ -93,6 +142,21 @@ def test_rotated_credentials_replace_the_old_ones(lived: Lived) -> None:
     statuses = {one.status for one in during}
     tell("credentials rotated, and the old key kept", during, f"refused with 401; all took {seconds:.0f} s")
     assert statuses <= {200, 401}, "whoever keeps an old key is refused, and by nothing else"
+    renewed = site.connections()
+    assert set(renewed) == set(connections)
+    for name, was in connections.items():
+        for key in was.s3_keys.values():
+            assert site.refused_by_store(key), f"the object store takes the old key in {name}"
+        for key in renewed[name].s3_keys.values():
+            assert site.refused_by_store(key) is None, name
+        if was.tracking_password is not None:
+            # MLflow remembers for up to a minute who logged in.
+            site.wait(
+                f"the old password in {name} to be refused", lambda was=was: site.status_at_mlflow(was) == 401, 90
+            )
+            assert site.status_at_mlflow(renewed[name]) == 200, name
+    assert not site.database_takes(password)
+    assert site.database_takes(site.secret(Namespace.REGISTRY, "postgres-app")["password"])
     with site.asked() as answers:
         site.wait("answers with the new key", lambda: ten_right(answers()[:10]), 30)
     answer = site.manager.connected("predict", MODEL, str(site.sample()), "--json").json

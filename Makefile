@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Processes that share the tests; see TOGETHER in tests/conftest.py.
 WORKERS ?= 2
 
-.PHONY: help setup demo test lint unit whole test-faults check format down tools browser images cluster-demo locks schema pin-images network-docs benchmarks clean
+.PHONY: help setup demo test lint types style unit whole test-faults check format down tools browser images cluster-demo locks schema pin-images network-docs benchmarks clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,9 +38,14 @@ down: setup ## stop the platform that the demo left running
 test: lint unit whole ## everything that CI runs
 
 lint: setup ## formatting, lint, types, directions of imports, model folders
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target types style
+
+types: setup
+	$(BIN)/pyright
+
+style: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
 	$(BIN)/lint-imports
 	$(BIN)/modelport check
 

@@ -61,6 +61,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: together(item.nodeid)[0])
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Where `MODELPORT_NO_SKIPS` is set, a test that could not run has failed: in CI nobody reads why it did not."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("MODELPORT_NO_SKIPS") and reporter is not None and reporter.stats.get("skipped"):
+        reporter.write_line("tests were skipped, and MODELPORT_NO_SKIPS is set", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 class Together(LoadScopeScheduling):
     """Gives a process all tests that run one after the other."""
 

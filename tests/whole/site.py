@@ -388,6 +388,10 @@ class Site:
         """HTTP status that the gateway gives to somebody with this key, from the node; 0 without an answer."""
         return self._get(self.gateway_url(f"/v1/models/{MODEL}"), {"X-API-Key": key})[0]
 
+    def status_of(self, url: str) -> int:
+        """HTTP status of an answer to the node that has no key; 0 without one."""
+        return self._get(url, {})[0]
+
     @contextmanager
     def asked(self, key: str | None = None) -> Generator[Callable[[], list[Answer]]]:
         """Somebody goes on asking for predictions, from the node; yields what came of it so far.

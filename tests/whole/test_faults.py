@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from components import ports
 from components.labels import Component
 from infra.network import Namespace
 from infra.settings import CREDENTIALS
@@ -31,6 +32,10 @@ def test_every_declared_pair_connects_and_no_other_does(lived: Lived) -> None:
     site = lived.site
     with site.namespace(Namespace.MONITORING.value), site.training("train.seed=5", "train.epochs=90"):
         pairs = tried(site.cluster)
+        dashboards = {pair.target.host for pair in pairs if pair.target.port == ports.RAY_DASHBOARD}
+        # From the node, which no policy keeps out.
+        answers = {site.status_of(f"http://{host}:{ports.RAY_DASHBOARD}/api/jobs/") for host in dashboards}
+    assert answers == {401}, "a Ray cluster takes jobs from who has its token, and from nobody else"
     print(f"{len(pairs)} pairs, {sum(pair.allowed for pair in pairs)} of them allowed")
     asked = {pair.target.place.namespace for pair in pairs if pair.target.place is not None}
     assert asked == {Namespace.REGISTRY, Namespace.TRAINING, Namespace.SERVING, Namespace.OPERATORS}

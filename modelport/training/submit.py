@@ -5,6 +5,7 @@ time, one of them creates it and the others are told.
 """
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
@@ -146,8 +147,10 @@ class ClusterRayJobs:
         except ConfigException:
             own = None
             try:
-                config.load_kube_config()
-                active: Any = config.list_kube_config_contexts()[1]
+                # The client takes KUBECONFIG as it was when it was imported, where it is not told.
+                file = os.environ.get("KUBECONFIG") or None
+                config.load_kube_config(file)
+                active: Any = config.list_kube_config_contexts(file)[1]
                 context = active["context"].get("namespace")
             except (ConfigException, OSError) as error:
                 raise Unavailable(

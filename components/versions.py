@@ -11,8 +11,8 @@ from pathlib import Path
 RAY = "2.60.0"
 """Ray in the platform image; KubeRay wants to know it."""
 
-KUBERNETES_MINIMUM = "1.30"
-"""Sidecar containers and sleep handlers are there from it on."""
+KUBERNETES_MINIMUM = (1, 30)
+"""Sidecar containers and sleep handlers are there from it on: major and minor version."""
 
 
 class Image(StrEnum):

@@ -72,7 +72,9 @@ def build(settings: Settings, gcp: GcpSettings | None, labels: Mapping[str, str]
     """The cluster of a stack.
 
     Raises:
-        BadInput: the kubeconfig, a pool or a pair of machine and accelerator makes no sense.
+        BadInput: the kubeconfig, a pool or a pair of machine and accelerator makes no sense; an existing cluster is too
+            old, or has another stack.
+        Refused: an existing cluster does not take the kubeconfig's credentials.
         Unavailable: an existing cluster does not answer.
     """
     if isinstance(settings.cluster, ExistingSettings):
@@ -83,19 +85,27 @@ def build(settings: Settings, gcp: GcpSettings | None, labels: Mapping[str, str]
 
 def _existing(settings: ExistingSettings) -> Cluster:
     config = kubeconfig.find(settings.kubeconfig, settings.context)
-    kubeconfig.reach(config)
-    # Another desired version changes its ConfigMap in place, and the pods that mount it go on.
+    kubeconfig.look(config, pulumi.get_stack())
     provider = kubernetes.Provider(
         "cluster",
-        kubeconfig=str(config.path),
+        # As the stack says it, and never where this person's is: that would be in the state, where others find nothing.
+        # Empty means the usual places; None would be this machine's $KUBECONFIG.
+        kubeconfig=settings.kubeconfig or "",
         context=config.context,
         enable_server_side_apply=True,
+        # Another desired version changes its ConfigMap in place, and the pods that mount it go on.
         enable_config_map_mutable=True,
         enable_secret_mutable=True,
     )
-    command = f"kubectl --kubeconfig {config.path} --context {config.context} get nodes"
-    context = {"name": config.context, "kubeconfig": str(config.path.absolute())}
-    return Cluster(provider, pulumi.Output.from_input(command), pulumi.Output.from_input(context))
+    named = {"kubeconfig": settings.kubeconfig} if settings.kubeconfig else {}
+    words = [
+        "kubectl",
+        *(f"--{key}={value}" for key, value in named.items()),
+        f"--context={config.context}",
+        "get nodes",
+    ]
+    context = {"name": config.context, **named}
+    return Cluster(provider, pulumi.Output.from_input(" ".join(words)), pulumi.Output.from_input(context))
 
 
 def _gke(settings: Settings, gke: GkeSettings, gcp: GcpSettings, labels: Mapping[str, str]) -> Cluster:

@@ -15,7 +15,8 @@ from infra.settings import CALLER, ROLES
 
 FILE = "connection.json"
 """Key of the document in its Secret; the content is a `modelport.connection.Connection`."""
-
+DIRECTORY = "modelport-directory"
+"""Name of the ConfigMap that says where things are, and which stack that is."""
 
 Access = Mapping[str, Sequence[str]]
 """Groups of people, by role or caller: ``modelport:access``."""

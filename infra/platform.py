@@ -21,6 +21,7 @@ from components.postgres import Postgres, PostgresArgs, PostgresEngine
 from infra import network
 from infra.cluster import Cluster
 from infra.connections import (
+    DIRECTORY,
     ConnectionSecret,
     Endpoints,
     People,
@@ -37,8 +38,6 @@ from infra.settings import ROLES, GcpSettings, Settings, Sized
 BUCKET = "modelport"
 ARTIFACTS = "mlflow"
 BACKUPS = "backups"
-DIRECTORY = "modelport-directory"
-"""Name of the ConfigMap that says where things are."""
 _STORE, _MLFLOW, _GATEWAY = "object-store", "mlflow", "gateway"
 """Names of components, and so of their Services."""
 _TRAINING_QUOTA = {"count/jobs.batch": "5000", "pods": "1000"}

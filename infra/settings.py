@@ -141,7 +141,9 @@ class ExistingSettings(_Section):
     kubeconfig: str | None = Field(
         default=None, description="Path of the kubeconfig [default: $KUBECONFIG, ~/.kube/config]."
     )
-    context: str | None = Field(default=None, description="Context in it [default: its current one].")
+    context: str | None = Field(
+        default=None, description="Context in it. Must be set; what is told without it names the current one."
+    )
     nodes: dict[DnsName, Nodes] = Field(min_length=1, description="Its nodes, by name, for placement and capacity.")
 
 

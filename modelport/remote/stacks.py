@@ -122,8 +122,8 @@ def _choose(stack: str, kubeconfig: Path | None, context: str | None, root: Path
     by = "from the stack's outputs"
     if _has(None, named.context):
         return None, named.context, by
-    # That of whoever ran `pulumi up`; often the same person.
-    theirs = Path(named.kubeconfig) if named.kubeconfig else None
+    # As the stack's file names it.
+    theirs = Path(named.kubeconfig).expanduser() if named.kubeconfig else None
     if theirs is not None and theirs.is_file() and _has(theirs, named.context):
         return theirs, named.context, by
     raise BadInput(

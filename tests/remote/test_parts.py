@@ -113,10 +113,10 @@ def test_a_training_fails_as_its_command_did(reason: str, code: int) -> None:
 
 def test_the_program_and_the_command_line_name_the_same_things() -> None:
     from components import gateway, ray_job
-    from infra import connections, network, platform, settings
+    from infra import connections, network, settings
     from modelport.remote import session, training
 
-    assert (directory.NAMESPACE, directory.NAME) == (network.Namespace.REGISTRY, platform.DIRECTORY)
+    assert (directory.NAMESPACE, directory.NAME) == (network.Namespace.REGISTRY, connections.DIRECTORY)
     assert set(Person) == set(settings.ROLES)
     assert (session.FILE, session.KEY) == (connections.FILE, gateway.KEY)
     assert (training.TEMPLATE_FILE, training.BUNDLE_FILE) == (ray_job.TEMPLATE_FILE, ray_job.BUNDLE_FILE)

@@ -61,7 +61,8 @@ def test_a_kubeconfig_of_the_stacks_own_is_taken_where_it_is(reader: Person) -> 
     own = reader.folder / "own-kubeconfig"
     config = json.loads(reader.kubeconfig.read_text())
     own.write_text(json.dumps({**config, "contexts": [{**config["contexts"][0], "name": "theirs"}]}))
-    pulumi(reader, {"context": {"name": "theirs", "kubeconfig": str(own)}})
+    reader.environment["HOME"] = str(reader.folder)
+    pulumi(reader, {"context": {"name": "theirs", "kubeconfig": "~/own-kubeconfig"}})
     seen = reader.session()
     assert set(seen["files"]) == {"look"}
 

@@ -59,6 +59,7 @@ def settings(kubeconfig: Path, memory: str = "14Gi", **more: Any) -> dict[str, A
         "cluster": {
             "kind": "existing",
             "kubeconfig": str(kubeconfig),
+            "context": "modelport-test",
             "nodes": {"node": {"cpus": 1.9, "memory": memory}},
         },
         "store": {"size": "4Gi", "cpus": 0.1, "memory": "512Mi"},

@@ -96,7 +96,7 @@ class CloudSql(TypedDict):
     deletion_protection: NotRequired[bool]
     """Google and Pulumi refuse to delete it [default: true]."""
     disk_gigabytes: NotRequired[int]
-    """Disk at the start; it grows by itself [default: 10]."""
+    """Disk at the start; it grows by itself, and never shrinks again [default: Google's, 10]."""
     backup_start: NotRequired[str]
     """Time of the daily backup, UTC [default: 03:00]."""
     backups_kept: NotRequired[int]
@@ -333,7 +333,13 @@ class Postgres(pulumi.ComponentResource):
             database_version=_CLOUD_SQL_VERSION,
             deletion_protection=protect,
             settings=pods.typed(cloud_sql_settings(wanted, args.get("labels", {}))),
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[peering], protect=protect),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                depends_on=[peering],
+                protect=protect,
+                # Google enlarges it; back to what it began with would be another, empty instance.
+                ignore_changes=["settings.diskSize"],
+            ),
         )
         database = gcp.sql.Database(
             f"{name}-database",
@@ -544,7 +550,7 @@ def cloud_sql_settings(wanted: CloudSql, labels: Mapping[str, str]) -> Manifest:
         "edition": "ENTERPRISE",
         "availability_type": "REGIONAL" if wanted.get("high_availability", False) else "ZONAL",
         "deletion_protection_enabled": wanted.get("deletion_protection", True),
-        "disk_size": int(wanted.get("disk_gigabytes", 10)),
+        **({"disk_size": int(wanted["disk_gigabytes"])} if "disk_gigabytes" in wanted else {}),
         "disk_autoresize": True,
         "disk_type": "PD_SSD",
         "ip_configuration": {

@@ -135,6 +135,11 @@ class TestCloudSql:
         assert settings["backupConfiguration"]["pointInTimeRecoveryEnabled"] is True
         assert not [each for each in found if each.type.startswith("kubernetes:")]
 
+    def test_its_disk_has_a_size_only_where_one_is_asked_for(self):
+        sizes = [postgres.cloud_sql_settings({**CLOUD_SQL, **more}, {}) for more in ({}, {"disk_gigabytes": 20.0})]
+        assert [settings.get("disk_size") for settings in sizes] == [None, 20]
+        assert all(settings["disk_autoresize"] for settings in sizes)
+
     def test_another_password_reaches_the_server(self):
         more = {"engine": "cloud-sql", "cloud_sql": CLOUD_SQL}
         user = only(build(**more), "User").inputs

@@ -1,5 +1,8 @@
 """prod on the real engine: what it has that dev has not, and what it refuses."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from tests.engine.engine import EngineFailed
@@ -18,6 +21,18 @@ def test_state_is_highly_available(prod: Up):
     assert settings["availabilityType"] == "REGIONAL"
     assert settings["backupConfiguration"]["pointInTimeRecoveryEnabled"] is True
     assert settings["ipConfiguration"]["ipv4Enabled"] is False
+
+
+def test_a_database_whose_disk_google_enlarged_is_left_alone(prod: Up):
+    file = Path(prod.engine.env["MODELPORT_TEST_GCP"])
+    cloud = json.loads(file.read_text())
+    (kept,) = [key for key in cloud["resources"] if "databaseInstance" in key]
+    for side in ("inputs", "outputs"):
+        cloud["resources"][kept][side]["settings"]["diskSize"] = 37
+    file.write_text(json.dumps(cloud))
+    instance = next(step for step in prod.first_up.created if step.type.endswith(":DatabaseInstance"))
+    changes = prod.engine.preview("--refresh", "--target", instance.urn)
+    assert [(step.op, sorted(step.changed)) for step in changes.steps if step.urn == instance.urn and step.changed] == []
 
 
 def test_the_control_plane_is_regional_and_private(prod: Up):

@@ -1,5 +1,6 @@
 """Labels that every object carries, and the words that selectors and network policies agree on."""
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 
@@ -52,3 +53,8 @@ def labels_for(name: str, component: Component, extra: Mapping[str, str] | None 
 def selector_for(name: str, component: Component) -> dict[str, str]:
     """The part of `labels_for` that never changes, for selectors, which are immutable."""
     return {NAME: name, COMPONENT: component.value}
+
+
+def label_value(text: str) -> str:
+    """Text as a label's value: letters, digits, dots, dashes and underscores, at most 63."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:63].strip("-._") or "unknown"

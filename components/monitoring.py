@@ -1,5 +1,6 @@
 """Prometheus, Alertmanager and Grafana from their chart; what they scrape; and what each model adds to them."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
@@ -10,7 +11,7 @@ import pulumi_random
 from components import alerts, dashboards, ports
 from components.alerts import Objective
 from components.charts import Values, chart_release, resources
-from components.labels import COMPONENT, MANAGED_BY, MODEL, NAME, OWNER, PART_OF, Component
+from components.labels import COMPONENT, MANAGED_BY, MODEL, NAME, OWNER, PART_OF, Component, label_value
 from components.pods import Manifest, container_security
 from components.versions import Chart
 
@@ -173,7 +174,7 @@ class ModelMonitoring(pulumi.ComponentResource):
         objective = Objective(
             args["model"], args["owner"], float(args["latency_ms"]), float(args["requests_per_second"])
         )
-        of_model = {MODEL: args["model"], OWNER: args["owner"]}
+        of_model = {MODEL: label_value(args["model"]), OWNER: label_value(args["owner"])}
         child = pulumi.ResourceOptions(parent=self)
         kubernetes.apiextensions.CustomResource(
             f"{name}-rules",
@@ -225,7 +226,8 @@ def alertmanager_config(receivers: Mapping[str, pulumi.Input[str]]) -> dict[str,
             "group_interval": "5m",
             "repeat_interval": "4h",
             "routes": [
-                {"receiver": owner, "matchers": [f'owner="{owner}"']}
+                # A matcher quotes and escapes as JSON does.
+                {"receiver": owner, "matchers": [f"owner={json.dumps(owner, ensure_ascii=False)}"]}
                 for owner in sorted(receivers)
                 if owner != "default"
             ],
@@ -364,5 +366,6 @@ def _metadata(
     args: MonitoringArgs | ModelMonitoringArgs,
     more: Mapping[str, str] | None = None,
 ) -> Any:
-    labels = {**args.get("labels", {}), **(more or {}), NAME: name, PART_OF: "modelport", MANAGED_BY: "pulumi"}
+    # Whoever adds labels says owner and model as everything else of his does.
+    labels = {**(more or {}), **args.get("labels", {}), NAME: name, PART_OF: "modelport", MANAGED_BY: "pulumi"}
     return {"name": name, "namespace": namespace, "labels": labels}

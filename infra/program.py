@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pulumi
 
-from components.labels import OWNER, STACK
+from components.labels import OWNER, STACK, label_value
 from infra import cluster, exports, platform, workload
 from infra.plan import plan
 from infra.settings import configuration
@@ -29,7 +29,7 @@ def _register() -> None:
     pulumi.log.info("what goes where:\n" + made.table)
 
     settings, models, placed = made.settings, made.models, made.placed
-    labels = {STACK: pulumi.get_stack(), OWNER: workload.label_value(settings.owner)}
+    labels = {STACK: pulumi.get_stack(), OWNER: label_value(settings.owner)}
     base = cluster.build(settings, made.gcp, labels)
     shared = platform.build(settings, made.gcp, base, labels)
     opts = pulumi.ResourceOptions(providers=[base.provider])

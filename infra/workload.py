@@ -1,7 +1,6 @@
 """What one model folder becomes: a training capability with its trigger, its place on a Triton pool, its monitoring."""
 
 import base64
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +8,7 @@ import pulumi
 
 from components import versions
 from components.kuberay import NodePlacement, Training, TrainingArgs
-from components.labels import MODEL, OWNER
+from components.labels import MODEL, OWNER, label_value
 from components.load_test import LoadTest
 from components.monitoring import ModelMonitoring
 from components.triton import AGENT, TritonPool, TritonPoolArgs
@@ -271,11 +270,6 @@ def _labels(model: Model, labels: Mapping[str, str]) -> dict[str, str]:
 def _image(settings: Settings) -> str:
     assert settings.image is not None
     return settings.image
-
-
-def label_value(text: str) -> str:
-    """Text as a label's value: letters, digits, dots, dashes and underscores, at most 63."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", text)[:63].strip("-._") or "unknown"
 
 
 def _placement(shape: Shape) -> NodePlacement:

@@ -242,6 +242,8 @@ def test_alerts_go_to_their_owner_and_addresses_stay_secret():
     assert config["route"]["routes"] == [{"receiver": "endoscopy", "matchers": ['owner="endoscopy"']}]
     receivers = {each["name"]: each["webhook_configs"] for each in config["receivers"]}
     assert receivers["endoscopy"][0]["url"] == "https://hooks/e"
+    (quoted,) = alertmanager_config({'the "A" team': "https://hooks/a"})["route"]["routes"]
+    assert quoted["matchers"] == ['owner="the \\"A\\" team"']
     assert alertmanager_config({"endoscopy": "https://hooks/e"})["receivers"][0] == {
         "name": "default",
         "webhook_configs": [],
@@ -261,15 +263,26 @@ def test_a_size_that_nobody_can_read_is_refused():
         retention_size("a lot")
 
 
-def test_a_models_objects_say_whose_they_are():
-    found = resources(lambda: ModelMonitoring("polyp-seg", {**MODEL_ARGS}))
+@pytest.mark.parametrize(
+    ("changes", "labels"),
+    [
+        ({}, ("endoscopy", "polyp_seg")),
+        ({"owner": "Jane Doe <j@x.org>"}, ("Jane-Doe-j-x.org", "polyp_seg")),
+        ({"labels": {"modelport.dev/owner": "jane", "modelport.dev/model": "polyp-seg"}}, ("jane", "polyp-seg")),
+    ],
+    ids=["a team", "a person as git names him", "what the caller labels everything else with"],
+)
+def test_a_models_objects_say_whose_they_are(changes, labels):
+    found = resources(lambda: ModelMonitoring("polyp-seg", {**MODEL_ARGS, **changes}))
     objects = [each for each in found if each.is_kubernetes_object]
     assert {each.kind for each in objects} == {"ConfigMap", "PrometheusRule"}
     for each in objects:
-        assert each.metadata["labels"]["modelport.dev/owner"] == "endoscopy"
-        assert each.metadata["labels"]["modelport.dev/model"] == "polyp_seg"
+        given = each.metadata["labels"]
+        assert (given["modelport.dev/owner"], given["modelport.dev/model"]) == labels
     dashboard = next(each for each in objects if each.kind == "ConfigMap")
     assert dashboard.metadata["labels"]["grafana_dashboard"] == "1"
+    rules = next(each for each in objects if each.kind == "PrometheusRule").properties["spec"]["groups"][0]["rules"]
+    assert {rule["labels"]["owner"] for rule in rules} == {changes.get("owner", "endoscopy")}, "receivers go by it"
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ class Runbook(StrEnum):
     NOT_SERVING = "it-does-not-serve-what-i-promoted"
     ERRORS = "the-gateway-answers-with-an-error"
     RECORDS = "prediction-records"
+    VOLUMES = "a-volume-is-nearly-full"
     SLOW = "it-is-slow"
     DOWN = "a-part-is-down"
 
@@ -181,7 +182,16 @@ def platform_rules(namespaces: Sequence[str], owner: str, runbooks: str = RUNBOO
                     "A volume is nearly full",
                     "{{ $labels.persistentvolumeclaim }} in {{ $labels.namespace }} has "
                     "{{ $value | humanizePercentage }} left.",
-                    Runbook.RECORDS,
+                    Runbook.VOLUMES,
+                ),
+                rule(
+                    "VolumesUnwatched",
+                    f"absent(kubelet_volume_stats_capacity_bytes{{{here}}})",
+                    "30m",
+                    Severity.WARNING,
+                    "Nobody sees whether volumes fill up",
+                    "No kubelet can be asked on port 10250, or the storage class counts nothing (folders of a node).",
+                    Runbook.VOLUMES,
                 ),
                 rule(
                     "JobFailed",

@@ -115,6 +115,9 @@ def cert_manager_values(namespace: pulumi.Input[str], extra: dict[str, str]) -> 
             "kind": "ControllerConfiguration",
             "enableGatewayAPI": True,
         },
+        # Before it asks for a certificate it looks whether DNS has the proof. Asking the name's own servers on the
+        # internet, as it does by default, is more than a namespace without other traffic lets through.
+        "dns01RecursiveNameserversOnly": True,
         "resources": resources("50m", "256Mi"),
         "webhook": {"resources": resources("50m", "128Mi")},
         "cainjector": {"resources": resources("50m", "256Mi")},

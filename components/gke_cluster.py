@@ -113,8 +113,9 @@ class GkeCluster(pulumi.ComponentResource):
     The kubeconfig names the DNS endpoint, whose certificate is publicly trusted, and asks ``gke-gcloud-auth-plugin``
     for tokens of the Application Default Credentials: the ones that Pulumi's gcp provider uses too. So the same text
     works on a laptop (after ``gcloud auth application-default login``) and in CI (workload identity federation, or a
-    key file); either identity needs ``container.clusters.connect`` (in roles/container.developer and above) and no
-    network path. It holds no secret, and is secret all the same.
+    key file); either identity needs ``container.clusters.connect`` and no network path. roles/container.admin has it;
+    roles/container.developer has it too, with every object of every cluster. It holds no secret, and is secret all the
+    same.
     """
 
     cluster_name: pulumi.Output[str]

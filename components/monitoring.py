@@ -247,8 +247,8 @@ def stack_values(name: str, args: MonitoringArgs, generation: str) -> Values:
     """kube-prometheus-stack for a namespace that enforces the restricted Pod Security Standard.
 
     Left out: the node exporter, which needs the host's namespaces and is therefore refused there (nodes and volumes are
-    seen through the kubelet); scraping of control plane parts, which a managed cluster does not show; and the admission
-    webhook of rules, since rules are made and checked here.
+    seen through the kubelet); scraping of control plane parts and of DNS, which a managed cluster does not show and the
+    network policies do not let through; and the admission webhook of rules, since rules are made and checked here.
     """
     off = {"enabled": False}
     storage = args.get("storage", "20Gi")
@@ -260,6 +260,7 @@ def stack_values(name: str, args: MonitoringArgs, generation: str) -> Values:
         "kubeScheduler": off,
         "kubeEtcd": off,
         "kubeProxy": off,
+        "coreDns": off,
         "defaultRules": {"create": True, "rules": {"node": False, "nodeExporterAlerting": False, "windows": False}},
         "prometheusOperator": {
             "admissionWebhooks": off,

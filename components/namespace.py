@@ -41,7 +41,7 @@ class PortRange(TypedDict):
 
 
 class NetworkPeer(TypedDict):
-    """The other end: pods by namespace and labels, or addresses by `cidr`."""
+    """The other end: pods by namespace and labels, addresses by `cidr`, or `anywhere`."""
 
     namespace: NotRequired[str]
     """Namespace of the pods; absent is the rule's own."""
@@ -51,6 +51,8 @@ class NetworkPeer(TypedDict):
     """Addresses, such as ``10.0.0.0/8``."""
     except_cidrs: NotRequired[list[str]]
     """Addresses within `cidr` that are left out."""
+    anywhere: NotRequired[bool]
+    """Everything: pods, addresses, and nodes, which some network plugins (Cilium) match by no address."""
 
 
 class NetworkRule(TypedDict):
@@ -163,6 +165,10 @@ def check(args: SecureNamespaceArgs) -> None:
         if not rule["ports"]:
             raise ValueError(f"rules: {rule['name']} names no port, which Kubernetes takes for every port")
         for peer in rule["peers"]:
+            if peer.get("anywhere", False):
+                if len(peer) > 1 or len(rule["peers"]) > 1:
+                    raise ValueError(f"rules: {rule['name']} has a peer that is anywhere, and says more")
+                continue
             if not {"namespace", "labels", "cidr"} & set(peer):
                 raise ValueError(f"rules: {rule['name']} has a peer that says nothing, which would be everybody")
             if "cidr" in peer and {"namespace", "labels"} & set(peer):
@@ -203,7 +209,10 @@ def network_policy(rule: NetworkRule) -> Manifest:
     """A NetworkPolicy's spec. A rule without peers lets nobody through, as it says, and not everybody."""
     direction = Direction(rule["direction"])
     way = {Direction.INGRESS: "from", Direction.EGRESS: "to"}[direction]
-    entry = {way: [_peer(peer) for peer in rule["peers"]], "ports": _ports(rule["ports"])}
+    entry: Manifest = {"ports": _ports(rule["ports"])}
+    # An entry that names nobody is about everybody.
+    if not any(peer.get("anywhere", False) for peer in rule["peers"]):
+        entry[way] = [_peer(peer) for peer in rule["peers"]]
     return {
         "podSelector": {"matchLabels": rule["subject"]} if rule["subject"] else {},
         "policyTypes": [direction.value.capitalize()],

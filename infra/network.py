@@ -26,7 +26,7 @@ class Namespace(StrEnum):
 
 @dataclass(frozen=True)
 class Party:
-    """Pods of a namespace, or addresses outside of the cluster."""
+    """Pods of a namespace, addresses outside of the cluster, or anywhere."""
 
     name: str
     """As the matrix shows it."""
@@ -34,6 +34,8 @@ class Party:
     labels: tuple[tuple[str, str], ...] = ()
     """Labels that the pods have; none means every pod of the namespace."""
     cidrs: tuple[str, ...] = ()
+    anywhere: bool = False
+    """Whether nothing narrower names it: nodes, which Cilium (GKE's Dataplane V2) matches by no address."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,12 @@ TRITON = _component(Namespace.SERVING, Component.TRITON)
 GATEWAY = _component(Namespace.SERVING, Component.GATEWAY)
 LOAD_TEST = _component(Namespace.SERVING, Component.LOAD_TEST)
 OPERATORS = Party("operators", Namespace.OPERATORS)
+CERT_MANAGER = Party("cert-manager", Namespace.OPERATORS, ((NAME, "cert-manager"),))
 MONITORING = Party("monitoring", Namespace.MONITORING)
 TUNNEL = Party("konnectivity-agent", "kube-system", (("k8s-app", "konnectivity-agent"),))
 """Through which a managed cluster's API server calls webhooks; a range of addresses does not match its pods."""
 PROMETHEUS = Party("prometheus", Namespace.MONITORING, ((NAME, "prometheus"),))
+ALERTMANAGER = Party("alertmanager", Namespace.MONITORING, ((NAME, "alertmanager"),))
 
 
 def matrix(
@@ -77,6 +81,9 @@ def matrix(
     public: Sequence[str] = (),
     database: Sequence[str] = (),
     objects: Sequence[str] = (),
+    receivers: Sequence[int] = (),
+    certificates: Sequence[str] = (),
+    metadata: Sequence[str] = (),
 ) -> list[Flow]:
     """Every connection that is allowed; nothing else is.
 
@@ -85,6 +92,9 @@ def matrix(
         public: Addresses that the public entry's load balancer comes from; none keeps the gateway inside.
         database: Addresses of a database outside of the cluster.
         objects: Addresses of an object store outside of the cluster.
+        receivers: Ports that alerts are sent to.
+        certificates: Addresses of the certificate authority, and of the DNS service that proves the name.
+        metadata: Addresses of the cloud's metadata server, which tells cert-manager who it is.
     """
     api = Party("API server", cidrs=tuple(api_server))
     api_ports = (ports.HTTPS, 6443)
@@ -123,11 +133,23 @@ def matrix(
         Flow(TUNNEL, OPERATORS, _WEBHOOKS, "the same on managed clusters, whose API server comes through a tunnel"),
         Flow(MONITORING, MONITORING, (_ANY,), "Prometheus, Alertmanager, Grafana"),
         Flow(MONITORING, api, api_ports, "discovery of targets"),
-        Flow(MONITORING, Party("nodes", cidrs=PRIVATE_NETWORKS), (_KUBELET,), "the kubelets' metrics: pods, volumes"),
+        Flow(
+            PROMETHEUS, Party("nodes, and anywhere", anywhere=True), (_KUBELET,), "the kubelets' metrics: volumes, pods"
+        ),
     ]
     if not objects:
         flows.append(Flow(OBJECT_STORE_SETUP, OBJECT_STORE, (ports.OBJECT_STORE,), "buckets, users, rights"))
         flows.append(Flow(OBJECT_STORE, OBJECT_STORE, (ports.OBJECT_STORE,), "replicas of one store"))
+    if certificates:
+        issuing = Party("certificate authority, DNS service", cidrs=tuple(certificates))
+        flows.append(Flow(CERT_MANAGER, issuing, (ports.HTTPS,), "certificates of the public entry"))
+    if metadata:
+        server = Party("metadata server", cidrs=tuple(metadata))
+        flows.append(Flow(CERT_MANAGER, server, _METADATA, "its identity at the DNS service"))
+    if receivers:
+        flows.append(
+            Flow(ALERTMANAGER, Party("anywhere", anywhere=True), tuple(receivers), "alerts to their receivers")
+        )
     if public:
         flows.append(Flow(Party("load balancer", cidrs=tuple(public)), GATEWAY, (ports.GATEWAY,), "the public API"))
     return flows
@@ -140,11 +162,14 @@ PRIVATE = ("10.0.0.0/8",)
 """Where a managed database answers: a private address in the cluster's network."""
 GOOGLE_APIS = ("0.0.0.0/0",)
 """Google's object store answers on public addresses, which change."""
-
-PRIVATE_NETWORKS = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10")
-"""Where nodes have their addresses."""
+INTERNET = ("0.0.0.0/0",)
+"""Certificate authorities do not say where they answer."""
+GOOGLE_METADATA = ("169.254.169.254/32",)
+"""GKE's metadata server as network policies of Dataplane V2 see it, on `_METADATA`
+(https://cloud.google.com/kubernetes-engine/docs/how-to/workload-identity)."""
 
 _KUBELET = 10250
+_METADATA = (80, 8080)
 _ANY = (1, 65535)
 _RAY_PORTS = (1024, 65535)
 """Ray picks ports for its workers, object managers and agents."""
@@ -179,7 +204,9 @@ def document(flows: Sequence[Flow]) -> str:
     head = (
         "# Who may talk to whom\n\n"
         "Generated from `infra/network.py` by `make network-docs`; a test compares it with what the policies evaluate "
-        "to. Everything\nelse is denied, in both directions, but DNS. A new model changes nothing here.\n\n"
+        "to. Everything\nelse is denied, in both directions, but DNS. A new model changes nothing here. A public "
+        "entry, a managed database or object\nstore, receivers of alerts and cert-manager add what they need where a "
+        "stack has them.\n\n"
         "| from | to | TCP ports | why |\n|---|---|---|---|\n"
     )
     rows = [
@@ -208,6 +235,8 @@ def _port_range(port: int | tuple[int, int]) -> PortRange:
 
 
 def _peers(party: Party) -> list[NetworkPeer]:
+    if party.anywhere:
+        return [NetworkPeer(anywhere=True)]
     if party.namespace is None:
         return [NetworkPeer(cidr=cidr) for cidr in party.cidrs]
     peer = NetworkPeer(namespace=str(party.namespace))

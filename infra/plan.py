@@ -28,6 +28,15 @@ class Plan:
         """What goes where, for people."""
         return capacity.table(self.placed)
 
+    @property
+    def untold(self) -> list[str]:
+        """Owners whose alerts reach nobody; none where monitoring is off."""
+        monitoring = self.settings.monitoring
+        if not monitoring.enabled or "default" in monitoring.receivers:
+            return []
+        owners = {self.settings.owner, *(model.spec.owner for model in self.models)}
+        return sorted(owners - set(monitoring.receivers))
+
 
 def plan(values: Mapping[str, Any], stack: str, root: Path) -> Plan:
     """The plan of a stack.

@@ -14,7 +14,7 @@ from components.gateway import DISCOVERY, Gateway, GatewayArgs, IssuerKind
 from components.kuberay import KubeRayOperator
 from components.labels import MANAGED_BY, PART_OF
 from components.mlflow import MlflowServer, MlflowServerArgs
-from components.monitoring import Monitoring
+from components.monitoring import Monitoring, MonitoringArgs
 from components.namespace import SecureNamespace, SecureNamespaceArgs
 from components.object_store import Consumer, ObjectStore, ObjectStoreArgs, ObjectStoreEngine
 from components.postgres import Postgres, PostgresArgs, PostgresEngine
@@ -33,7 +33,7 @@ from infra.connections import (
     tracking,
 )
 from infra.network import Namespace
-from infra.settings import ROLES, GcpSettings, Settings, Sized
+from infra.settings import ROLES, GcpSettings, Settings, Sized, port_of
 
 BUCKET = "modelport"
 ARTIFACTS = "mlflow"
@@ -185,15 +185,9 @@ class _Builder:
 
     def _namespace(self, namespace: Namespace) -> pulumi.Output[str]:
         settings = self.settings
-        flows = network.matrix(
-            settings.api_server_cidrs,
-            public=(settings.gateway.sources or network.GOOGLE_LOAD_BALANCERS) if settings.gateway.hostname else (),
-            database=network.PRIVATE if settings.database.engine is PostgresEngine.CLOUD_SQL else (),
-            objects=network.GOOGLE_APIS if settings.store.engine is ObjectStoreEngine.GCS else (),
-        )
         args: SecureNamespaceArgs = {
             "namespace": namespace.value,
-            "rules": network.rules(flows, namespace),
+            "rules": network.rules(flows(settings), namespace),
             # Deleting a namespace deletes the claims in it, whatever protects them.
             "protect": settings.protect and namespace in (Namespace.REGISTRY, Namespace.SERVING),
             "labels": self.labels,
@@ -333,18 +327,24 @@ class _Builder:
         return MlflowServer("mlflow", args, self.opts)
 
     def _monitoring(self, namespace: pulumi.Output[str]) -> Monitoring:
-        return Monitoring(
-            "monitoring",
-            {
-                "namespace": namespace,
-                "owner": self.settings.owner,
-                "retention_days": self.settings.monitoring.retention_days,
-                "storage": self.settings.monitoring.size,
-                "target_namespaces": [Namespace.REGISTRY.value, Namespace.TRAINING.value, Namespace.SERVING.value],
-                "labels": self.labels,
-            },
-            self.opts,
-        )
+        monitoring = self.settings.monitoring
+        args: MonitoringArgs = {
+            "namespace": namespace,
+            "owner": self.settings.owner,
+            "retention_days": monitoring.retention_days,
+            "storage": monitoring.size,
+            "target_namespaces": [Namespace.REGISTRY.value, Namespace.TRAINING.value, Namespace.SERVING.value],
+            "labels": self.labels,
+        }
+        if monitoring.receivers:
+            # Whoever knows the address can write to where it leads.
+            args["receivers"] = {
+                owner: pulumi.Output.secret(address.get_secret_value())
+                for owner, address in monitoring.receivers.items()
+            }
+        if monitoring.runbooks:
+            args["runbooks"] = monitoring.runbooks
+        return Monitoring("monitoring", args, self.opts)
 
     def _admin_key(self, namespace: pulumi.Output[str]) -> tuple[pulumi.Output[str], pulumi.Output[str]]:
         generation = self.settings.rotation.get("triton", 1)
@@ -445,6 +445,22 @@ class _Builder:
         )
         if given:
             People("people", given, namespaces, self.labels, self.opts)
+
+
+def flows(settings: Settings) -> list[network.Flow]:
+    """Who may talk to whom in a stack. Pure."""
+    public = bool(settings.gateway.hostname)
+    certificates, on_gke = settings.operators.cert_manager, settings.cluster.kind == "gke"
+    told = settings.monitoring.receivers.values() if settings.monitoring.enabled else ()
+    return network.matrix(
+        settings.api_server_cidrs,
+        public=(settings.gateway.sources or network.GOOGLE_LOAD_BALANCERS) if public else (),
+        database=network.PRIVATE if settings.database.engine is PostgresEngine.CLOUD_SQL else (),
+        objects=network.GOOGLE_APIS if settings.store.engine is ObjectStoreEngine.GCS else (),
+        receivers=sorted({port_of(address.get_secret_value()) for address in told}),
+        certificates=network.INTERNET if certificates else (),
+        metadata=network.GOOGLE_METADATA if certificates and on_gke else (),
+    )
 
 
 def _of(names: pulumi.Output[dict[str, str]], key: str) -> pulumi.Output[str]:

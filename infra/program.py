@@ -27,6 +27,11 @@ def _register() -> None:
     """Everything that can be wrong is looked at before the first resource is registered."""
     made = plan(configuration(), pulumi.get_stack(), Path(__file__).resolve().parent.parent)
     pulumi.log.info("what goes where:\n" + made.table)
+    if made.untold:
+        pulumi.log.warn(
+            f"no alert of {', '.join(made.untold)} reaches anybody: they show in Grafana only\n"
+            "  remedy: pulumi config set --path --secret modelport:monitoring.receivers.default https://ADDRESS"
+        )
 
     settings, models, placed = made.settings, made.models, made.placed
     labels = {STACK: pulumi.get_stack(), OWNER: label_value(settings.owner)}

@@ -6,12 +6,15 @@ Every key of ``stacks/<stack>/Pulumi.<stack>.yaml`` that begins with ``modelport
 import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pulumi.runtime import config
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    SecretStr,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -159,7 +162,9 @@ class StoreSettings(Sized):
 
     engine: ObjectStoreEngine = ObjectStoreEngine.MINIO
     size: Quantity = Field(default="50Gi", description="Volume of each replica.")
-    replicas: int = Field(default=1, ge=1, le=16, description="MinIO: 1, or 4 and more for erasure coding.")
+    replicas: int = Field(
+        default=1, ge=1, le=16, description="MinIO: 1, or 4 and more. 6 in three zones do without one. Decided once."
+    )
     storage_class: str | None = Field(default=None, description="StorageClass of the volumes [default: the cluster's].")
     staging_days: int = Field(default=30, ge=1, description="Days after which staging and checkpoints expire.")
 
@@ -205,12 +210,38 @@ class GatewaySettings(Sized):
         return self
 
 
+def port_of(address: str) -> int:
+    """TCP port that a webhook's address means.
+
+    Raises:
+        ValueError: it is none.
+    """
+    url = urlsplit(address)
+    known = {"http": 80, "https": 443}
+    if url.scheme not in known or not url.hostname:
+        raise ValueError("is no address such as https://hooks.example.org/alerts")
+    return url.port or known[url.scheme]
+
+
+def _an_address(value: SecretStr) -> SecretStr:
+    port_of(value.get_secret_value())
+    return value
+
+
 class MonitoringSettings(_Section):
     """Prometheus and Grafana."""
 
     enabled: bool = True
     retention_days: int = Field(default=15, ge=1)
     size: Quantity = "20Gi"
+    receivers: dict[str, Annotated[SecretStr, AfterValidator(_an_address)]] = Field(
+        default_factory=dict,
+        description="Webhook of alerts by owner, as model.yaml or `owner` names him; `default` gets all others'. "
+        "Secret: pulumi config set --path --secret modelport:monitoring.receivers.default https://...",
+    )
+    runbooks: str | None = Field(
+        default=None, description="Address of docs/operate.md, for links in alerts [default: its path]."
+    )
 
 
 class OperatorSettings(_Section):
@@ -319,6 +350,14 @@ class Settings(_Section):
         for name in self.access:
             if name.startswith(CALLER) and name.removeprefix(CALLER) not in self.gateway.callers:
                 raise ValueError(f"access.{name}: gateway.callers has {', '.join(self.gateway.callers)} only")
+        if isinstance(self.cluster, GkeSettings) and self.cluster.security_group is None:
+            # Kubernetes' own groups are there anyway; a Role bound to any other would be nobody's, without a word.
+            for name, groups in self.access.items():
+                if unknown := [group for group in groups if not group.startswith("system:")]:
+                    raise ValueError(
+                        f"access.{name}: GKE knows no group {unknown[0]} without cluster.security_group: "
+                        "gke-security-groups@DOMAIN, which that group has to be a member of"
+                    )
         if not on_gke and self.image is None:
             raise ValueError("image is not set, and only GKE has a place to look for it")
         if self.gateway.hostname and not on_gke and not self.gateway.sources:
@@ -427,7 +466,8 @@ def _problem(detail: Any) -> tuple[str, str, str]:
     if kind in ("missing", "union_tag_not_found"):
         return key, "is not set", f"pulumi config set --path '{key}' VALUE"
     message = detail["msg"].removeprefix("Value error, ")
-    found = "" if kind == "value_error" else f", but found {detail.get('input')!r}"
+    # An address of alerts is a secret, in whatever form it was given.
+    found = "" if kind == "value_error" or "receivers" in parts else f", but found {detail.get('input')!r}"
     if not parts:
         return NAMESPACE, message + found, "correct it in the stack's file; infra/settings.py describes every key"
     return key, message + found, f"pulumi config set --path '{key}' VALUE"

@@ -10,7 +10,7 @@ from components import versions
 from components.kuberay import NodePlacement, Training, TrainingArgs
 from components.labels import MODEL, OWNER, label_value
 from components.load_test import LoadTest
-from components.monitoring import ModelMonitoring
+from components.monitoring import ModelMonitoring, ModelMonitoringArgs
 from components.triton import AGENT, TritonPool, TritonPoolArgs
 from infra.capacity import Demand, Placed, Shape, Use, bytes_of
 from infra.models import Model
@@ -186,18 +186,17 @@ def build(
         training_args["schedule"] = spec.train.schedule
     training = Training(f"{model.dns}-training", training_args, opts)
     if platform.monitored is not None:
-        ModelMonitoring(
-            f"{model.dns}-monitoring",
-            {
-                "namespace": platform.monitored,
-                "model": model.name,
-                "owner": spec.owner,
-                "latency_ms": spec.serve.latency_ms,
-                "requests_per_second": spec.serve.requests_per_second,
-                "labels": mine,
-            },
-            opts,
-        )
+        watched: ModelMonitoringArgs = {
+            "namespace": platform.monitored,
+            "model": model.name,
+            "owner": spec.owner,
+            "latency_ms": spec.serve.latency_ms,
+            "requests_per_second": spec.serve.requests_per_second,
+            "labels": mine,
+        }
+        if settings.monitoring.runbooks:
+            watched["runbooks"] = settings.monitoring.runbooks
+        ModelMonitoring(f"{model.dns}-monitoring", watched, opts)
     if model.settings.load_test:
         LoadTest(
             f"{model.dns}-load-test",

@@ -89,8 +89,16 @@ def build(**more) -> list[Recorded]:
                 ],
             },
         ),
+        (
+            rule(subject={}, direction=Direction.EGRESS, peers=[{"anywhere": True}]),
+            {
+                "podSelector": {},
+                "policyTypes": ["Egress"],
+                "egress": [{"ports": [{"port": 5000, "protocol": "TCP"}]}],
+            },
+        ),
     ],
-    ids=["pods of another namespace", "addresses and a range", "pods of its own namespace"],
+    ids=["pods of another namespace", "addresses and a range", "pods of its own namespace", "anywhere"],
 )
 def test_a_rule_becomes_a_policy(given, expected):
     assert network_policy(given) == expected
@@ -109,6 +117,9 @@ def test_a_rule_without_peers_lets_nobody_through():
         ([rule(ports=[])], "names no port"),
         ([rule(peers=[{}])], "would be everybody"),
         ([rule(peers=[{"cidr": "10.0.0.0/8", "namespace": "x"}])], "both addresses and pods"),
+        ([rule(peers=[{"anywhere": False}])], "would be everybody"),
+        ([rule(peers=[{"anywhere": True, "namespace": "x"}])], "is anywhere, and says more"),
+        ([rule(peers=[{"anywhere": True}, {"namespace": "x"}])], "is anywhere, and says more"),
         ([rule(peers=[{"namespace": "x", "except_cidrs": ["10.0.0.0/8"]}])], "except_cidrs and no cidr"),
     ],
 )

@@ -4,7 +4,7 @@ Stand-ins: Google Cloud (inputs checked against the SDK), the kubelets (kwok). S
 """
 
 import shutil
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from tools.catalog import TOOLS
 PROJECT = Path(__file__).resolve().parents[2]
 
 POOL = "modelport.dev/pool"
+RECEIVER = "https://hooks.example.org/b4d-for-others-to-know"
+"""Where prod's alerts go."""
 
 
 def pool_node(
@@ -134,11 +136,23 @@ class Up(Environment):
 
 
 @contextmanager
-def brought_up(folder: Path, nodes: Sequence[Node], stack: str, *, policies: bool = False) -> Generator[Up]:
-    """A stack that is up on a cluster of its own; with the policy pack in force where that is wanted."""
+def brought_up(
+    folder: Path, nodes: Sequence[Node], stack: str, *, policies: bool = False, secrets: Mapping[str, str] | None = None
+) -> Generator[Up]:
+    """A stack that is up on a cluster of its own; with the policy pack in force where that is wanted.
+
+    Args:
+        folder: for all that it needs.
+        nodes: of the cluster.
+        stack: its name.
+        policies: whether the policy pack is in force.
+        secrets: further secret configuration, by path.
+    """
     with ControlPlane(nodes=nodes) as cluster:
         cluster.apply_crds(crds("gateway-api"))
         made = environment(folder, cluster, stack)
+        for key, value in (secrets or {}).items():
+            made.engine.config_set(key, value, secret=True, path=True)
         preview = made.engine.preview()
         options: list[str] = []
         if policies:
@@ -159,7 +173,8 @@ def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
 @pytest.fixture(scope="package")
 def prod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """prod, up."""
-    with brought_up(tmp_path_factory.mktemp("prod"), PROD_NODES, "prod") as up:
+    secrets = {"modelport:monitoring.receivers.default": RECEIVER}
+    with brought_up(tmp_path_factory.mktemp("prod"), PROD_NODES, "prod", secrets=secrets) as up:
         yield up
 
 

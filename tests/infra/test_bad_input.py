@@ -118,6 +118,24 @@ def test_it_is_told_with_the_key_and_the_remedy(drafted: Draft, case: str):
     assert re.search(r"remedy: \S", str(caught.value))
 
 
+@pytest.mark.parametrize(
+    ("monitoring", "untold"),
+    [
+        ({}, ["endoscopy-ml", "ml-platform", "radiology-ml", "road-ml"]),
+        (
+            {"receivers": {"ml-platform": "https://x.org", "roadml": "https://x.org"}},
+            ["endoscopy-ml", "radiology-ml", "road-ml"],
+        ),
+        ({"receivers": {"default": "https://x.org"}}, []),
+        ({"enabled": False}, []),
+    ],
+    ids=["nobody", "one of them", "all others", "no monitoring"],
+)
+def test_the_preview_says_whose_alerts_reach_nobody(drafted: Draft, monitoring: dict[str, Any], untold: list[str]):
+    drafted.values["modelport:monitoring"] = monitoring
+    assert plan(drafted.values, "dev", drafted.root).untold == untold
+
+
 def test_the_engine_stops_before_anything_is_made(draft: Environment):
     draft.engine.run("config", "rm", "--stack", "dev", "gcp:project")
     assert "pulumi config set gcp:project" in refused(draft)

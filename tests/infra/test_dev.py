@@ -25,6 +25,9 @@ def changing(changes) -> list[Step]:
 def test_the_preview_prints_what_goes_where(dev: Up):
     assert re.search(r"^\s*polyp_seg +train worker", dev.first_preview.log, re.MULTILINE)
     assert "cpu (spot)" in dev.first_preview.log
+    assert (
+        "warning: no alert of endoscopy-ml, ml-platform, radiology-ml, road-ml reaches anybody" in dev.first_preview.log
+    )
 
 
 def test_up_makes_what_the_preview_said(dev: Up):

@@ -13,13 +13,13 @@ import pytest
 from components import ports
 from components.labels import NAME, Component
 from components.versions import Image
-from infra import network
+from infra import platform
 from infra.network import Flow, Namespace, Party
 from infra.settings import Settings
 from modelport.cli import cli
 from policy.resources import Resource
 from policy.rules import RULES, Level, violations
-from tests.infra.conftest import Up
+from tests.infra.conftest import RECEIVER, Up
 from tests.policy.checks import network_matrix, run_checkov
 from tests.policy.manifests import for_checkov, namespaces, objects, pods, policies, resources_of
 
@@ -74,11 +74,7 @@ def test_checkov_finds_nothing_unexplained(stack: Up):
 def test_policies_evaluate_to_the_declared_matrix(stack: Up):
     found = resources(stack)
     everyone = representatives(pods(found))
-    settings = stack_settings(stack)
-    flows = network.matrix(
-        settings.api_server_cidrs,
-        database=network.PRIVATE if settings.database.engine == "cloud-sql" else (),
-    )
+    flows = platform.flows(stack_settings(stack))
     allowed = network_matrix(policies(found), namespaces(found), everyone)
     inside = {f"{pod['metadata']['namespace']}/{pod['metadata']['name']}": pod for pod in everyone}
     evaluated = {
@@ -118,7 +114,11 @@ PROBED = sorted(
 def representatives(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """A pod of each kind, and those that charts make."""
     by_name = {f"{pod['metadata']['namespace']}/{pod['metadata']['name']}": pod for pod in found}
-    for namespace, name in ((Namespace.OPERATORS, "keda-operator"), (Namespace.MONITORING, "prometheus")):
+    for namespace, name in (
+        (Namespace.OPERATORS, "keda-operator"),
+        (Namespace.MONITORING, "prometheus"),
+        (Namespace.MONITORING, "alertmanager"),
+    ):
         by_name[f"{namespace}/{name}"] = {
             "apiVersion": "v1",
             "kind": "Pod",
@@ -149,6 +149,8 @@ def test_no_credential_is_in_the_open(stack: Up):
     generated = [record["outputs"]["result"] for record in records(stack) if record["type"].endswith(":RandomPassword")]
     canaries = {json.loads(value["plaintext"]) if isinstance(value, dict) else value for value in generated}
     assert len(canaries) > 8
+    if stack.engine.stack == "prod":
+        canaries.add(RECEIVER)
     open_places = {
         "state": json.dumps(records(stack, show_secrets=False)),
         "preview": stack.first_preview.log + "\n".join(stack.first_preview.diagnostics),
@@ -163,6 +165,7 @@ def test_no_credential_is_in_the_open(stack: Up):
     secrets = [item.get("data", {}) for item in stack.cluster.get("/api/v1/secrets")["items"]]
     held = " ".join(base64.b64decode(value).decode() for data in secrets for value in data.values())
     assert sum(canary in held for canary in canaries) > 8
+    assert (RECEIVER in held) == (stack.engine.stack == "prod")
 
 
 OPEN_KINDS = (

@@ -1,19 +1,33 @@
 """prod on the real engine: what it has that dev has not, and what it refuses."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from components.labels import COMPONENT
 from tests.engine.engine import EngineFailed
 from tests.infra.conftest import Up
+
+ZONE = "topology.kubernetes.io/zone"
 
 
 def test_state_is_highly_available(prod: Up):
     def replicas(kind: str, namespace: str, name: str) -> int:
         return prod.cluster.get(f"/apis/apps/v1/namespaces/{namespace}/{kind}/{name}")["spec"]["replicas"]
 
-    assert replicas("statefulsets", "modelport-registry", "object-store") == 4
+    assert replicas("statefulsets", "modelport-registry", "object-store") == 6
+    pods = prod.cluster.get(f"/api/v1/namespaces/modelport-registry/pods?labelSelector={COMPONENT}=object-store")[
+        "items"
+    ]
+    zones = {
+        node["metadata"]["name"]: node["metadata"]["labels"][ZONE]
+        for node in prod.cluster.get("/api/v1/nodes")["items"]
+    }
+    assert sorted(Counter(zones[pod["spec"]["nodeName"]] for pod in pods).values()) == [2, 2, 2], (
+        "without one zone: four"
+    )
     assert replicas("deployments", "modelport-registry", "mlflow") == 2
     assert replicas("statefulsets", "modelport-serving", "gateway") == 3
     instance = next(step for step in prod.first_up.created if step.type.endswith(":DatabaseInstance"))
@@ -32,7 +46,7 @@ def test_a_database_whose_disk_google_enlarged_is_left_alone(prod: Up):
     file.write_text(json.dumps(cloud))
     instance = next(step for step in prod.first_up.created if step.type.endswith(":DatabaseInstance"))
     changes = prod.engine.preview("--refresh", "--target", instance.urn)
-    assert [sorted(step.changed) for step in changes.steps if step.urn == instance.urn] == [[]]
+    assert {step.op for step in changes.steps if step.urn == instance.urn} == {"refresh", "same"}
 
 
 def test_the_control_plane_is_regional_and_private(prod: Up):

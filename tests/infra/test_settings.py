@@ -60,12 +60,23 @@ def test_the_stacks_in_the_repository_are_valid(stack):
         (changed(rotation={"everything": 2}), "modelport:rotation", "there is no 'everything'; there are: reader"),
         (changed(access={"admin": ["a"]}), "modelport:access", "there is no 'admin'; there are: reader, trainer"),
         (changed(access={"gateway/nobody": ["a"]}), "modelport", "access.gateway/nobody: gateway.callers has"),
+        (
+            changed(cluster={"kind": "gke"}, access={"trainer": ["system:serviceaccounts:a", "people@example.org"]}),
+            "modelport",
+            "access.trainer: GKE knows no group people@example.org without cluster.security_group",
+        ),
         (changed(models={"polyp_seg": {"serve": {"replica": 2}}}), "modelport:models.polyp_seg.serve.replica", "known"),
         (
             changed(models={"polyp_seg": {"serve": {"precision": "int4"}}}),
             "modelport:models.polyp_seg.serve.precision",
             "int8",
         ),
+        (
+            changed(monitoring={"receivers": {"default": "hooks.example.org/secret"}}),
+            "modelport:monitoring.receivers.default",
+            "is no address such as https://",
+        ),
+        (changed(monitoring={"receivers": "https://x.org/secret"}), "modelport:monitoring.receivers", "dictionary"),
         (gke(accelerator="nvidia-b9000"), "modelport:cluster.node_pools.gpu.accelerator", "nvidia-l4"),
         (gke(maximum=0), "modelport:cluster.node_pools.gpu.maximum", "greater"),
         (gke(use=["everything"]), "modelport:cluster.node_pools.gpu.use.0", "'training'"),
@@ -78,6 +89,19 @@ def test_a_wrong_key_is_named_with_how_to_set_it(values, key, said):
     assert said in str(caught.value)
     assert caught.value.file == "stacks/dev/Pulumi.dev.yaml"
     assert caught.value.remedy
+    assert "secret" not in str(caught.value), "who knows where alerts go can write there"
+
+
+@pytest.mark.parametrize(
+    ("group", "cluster"),
+    [
+        ("people@example.org", {"kind": "gke", "security_group": "gke-security-groups@example.org"}),
+        ("system:serviceaccounts:a", {"kind": "gke"}),
+        ("people", RIGHT["cluster"]),
+    ],
+)
+def test_a_group_that_the_cluster_knows_may_have_access(group, cluster):
+    assert parse(changed(cluster=cluster, access={"reader": [group]}), "dev").access == {"reader": (group,)}
 
 
 def test_only_a_precision_that_the_stack_says_reaches_the_servers():

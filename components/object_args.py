@@ -106,7 +106,7 @@ class ObjectStoreArgs(TypedDict):
     storage_class: NotRequired[str]
     """Storage class of the volumes [default: the cluster's]."""
     replicas: NotRequired[int]
-    """MinIO: 1, or at least 4. Without 1 of 4, or 2 of 6, it goes on writing; without half of them, reading. So in three
+    """MinIO: 1, or at least 4. Without 1 of 4, or 2 of 6, it goes on writing; without half of them, reading: in three
     zones it takes 6 to do without one. It is decided once [default: 1]."""
     buckets: list[StoreBucket]
     """Buckets."""

@@ -1,6 +1,6 @@
 """What every model shares: namespaces, object store, database, MLflow, operators, gateway, monitoring."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
@@ -33,7 +33,7 @@ from infra.connections import (
     tracking,
 )
 from infra.network import Namespace
-from infra.settings import ROLES, GcpSettings, Settings, Sized, port_of
+from infra.settings import CALLER, ROLES, GcpSettings, Settings, Sized, port_of
 
 BUCKET = "modelport"
 ARTIFACTS = "mlflow"
@@ -385,7 +385,7 @@ class _Builder:
             "connection_secret": connection,
             "replicas": gateway.replicas,
             "callers": list(gateway.callers),
-            "key_generations": dict.fromkeys(gateway.callers, self.settings.rotation.get("gateway", 1)),
+            "key_generations": key_generations(gateway.callers, self.settings.rotation),
             "labels": self.labels,
         }
         if said := asked(gateway):
@@ -461,6 +461,11 @@ def flows(settings: Settings) -> list[network.Flow]:
         certificates=network.INTERNET if certificates else (),
         metadata=network.GOOGLE_METADATA if certificates and on_gke else (),
     )
+
+
+def key_generations(callers: Iterable[str], rotation: Mapping[str, int]) -> dict[str, int]:
+    """Generation of each caller's key: another one when everybody's number is raised, or the caller's own. Pure."""
+    return {caller: rotation.get("gateway", 1) + rotation.get(f"{CALLER}{caller}", 1) - 1 for caller in callers}
 
 
 def _of(names: pulumi.Output[dict[str, str]], key: str) -> pulumi.Output[str]:

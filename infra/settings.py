@@ -38,7 +38,7 @@ CREDENTIALS = ("reader", "trainer", "promoter", "server", "mlflow", "postgres", 
 ROLES = ("reader", "trainer", "promoter")
 """Roles whose connection people may be given. Whoever has one may look: `reader` is for those who do nothing else."""
 CALLER = "gateway/"
-"""What keys of `Settings.access` begin with that name a caller of the gateway."""
+"""What keys of `Settings.access` and `Settings.rotation` begin with that name a caller of the gateway."""
 
 IMAGE = r"^([^\s@]+/)?[^\s/:@]+:[^\s/:@]+(@sha256:[0-9a-f]{64})?$"
 PLATFORM_VERSION = "0.1.0"
@@ -324,7 +324,10 @@ class Settings(_Section):
     versions: dict[ModelName, Digest] = Field(
         default_factory=dict, description="Releases that models are pinned to; others follow their promotion log."
     )
-    rotation: dict[str, int] = Field(default_factory=dict, description="Raise a number to rotate that credential.")
+    rotation: dict[str, int] = Field(
+        default_factory=dict,
+        description="Raise a number to rotate that credential; gateway/NAME is one caller's key, gateway everybody's.",
+    )
     access: dict[str, tuple[str, ...]] = Field(
         default_factory=dict,
         description="Groups of people, by role (reader, trainer, promoter) or caller whose key they may have "
@@ -338,18 +341,19 @@ class Settings(_Section):
     @field_validator("rotation", "access")
     @classmethod
     def _of_known(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        known = CREDENTIALS if info.field_name == "rotation" else (*ROLES, f"{CALLER}NAME")
+        known = (*(CREDENTIALS if info.field_name == "rotation" else ROLES), f"{CALLER}NAME")
         for name in value:
-            if name not in known and not (info.field_name == "access" and name.startswith(CALLER)):
+            if name not in known and not name.startswith(CALLER):
                 raise ValueError(f"there is no {name!r}; there are: {', '.join(known)}")
         return value
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Settings":
         on_gke = isinstance(self.cluster, GkeSettings)
-        for name in self.access:
-            if name.startswith(CALLER) and name.removeprefix(CALLER) not in self.gateway.callers:
-                raise ValueError(f"access.{name}: gateway.callers has {', '.join(self.gateway.callers)} only")
+        for key, names in (("access", self.access), ("rotation", self.rotation)):
+            for name in names:
+                if name.startswith(CALLER) and name.removeprefix(CALLER) not in self.gateway.callers:
+                    raise ValueError(f"{key}.{name}: gateway.callers has {', '.join(self.gateway.callers)} only")
         if isinstance(self.cluster, GkeSettings) and self.cluster.security_group is None:
             # Kubernetes' own groups are there anyway; a Role bound to any other would be nobody's, without a word.
             for name, groups in self.access.items():

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from infra.models import load_models
-from infra.platform import asked
+from infra.platform import asked, key_generations
 from infra.settings import GkeSettings, gcp_settings, parse
 from infra.workload import head, platform_pods, precisions
 from modelport.errors import BadInput
@@ -58,6 +58,7 @@ def test_the_stacks_in_the_repository_are_valid(stack):
         (changed(gateway={"callers": []}), "modelport:gateway.callers", "at least 1"),
         (changed(versions={"polyp_seg": "v7"}), "modelport:versions.polyp_seg", "pattern"),
         (changed(rotation={"everything": 2}), "modelport:rotation", "there is no 'everything'; there are: reader"),
+        (changed(rotation={"gateway/nobody": 2}), "modelport", "rotation.gateway/nobody: gateway.callers has default"),
         (changed(access={"admin": ["a"]}), "modelport:access", "there is no 'admin'; there are: reader, trainer"),
         (changed(access={"gateway/nobody": ["a"]}), "modelport", "access.gateway/nobody: gateway.callers has"),
         (
@@ -90,6 +91,21 @@ def test_a_wrong_key_is_named_with_how_to_set_it(values, key, said):
     assert caught.value.file == "stacks/dev/Pulumi.dev.yaml"
     assert caught.value.remedy
     assert "secret" not in str(caught.value), "who knows where alerts go can write there"
+
+
+@pytest.mark.parametrize(
+    ("rotation", "generations"),
+    [
+        ({}, (1, 1)),
+        ({"gateway": 2}, (2, 2)),
+        ({"gateway/hospital": 2}, (2, 1)),
+        ({"gateway": 2, "gateway/hospital": 2}, (3, 2)),
+    ],
+)
+def test_one_callers_key_is_rotated_without_the_others(rotation, generations):
+    settings = parse(changed(gateway={"callers": ["hospital", "road"]}, rotation=rotation), "dev")
+    found = key_generations(settings.gateway.callers, settings.rotation)
+    assert found == dict(zip(("hospital", "road"), generations, strict=True))
 
 
 @pytest.mark.parametrize(

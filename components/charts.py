@@ -1,10 +1,11 @@
 """Operators of others that the platform needs, as their own Helm charts: KEDA and cert-manager."""
 
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast
 
 import pulumi
 import pulumi_kubernetes as kubernetes
 
+from components.pods import Resources
 from components.versions import CHART_REPOSITORIES, CHART_VERSIONS, Chart
 
 Values = dict[str, Any]
@@ -76,6 +77,24 @@ def chart_release(
         timeout=600,
         opts=pulumi.ResourceOptions(parent=parent, depends_on=depends_on or []),
     )
+
+
+def requested(values: Values) -> Resources:
+    """What a chart's pods ask for together, as its values say."""
+    found = _requests(values)
+    cpu = sum(float(each["cpu"][:-1]) / 1000 if each["cpu"].endswith("m") else float(each["cpu"]) for each in found)
+    memory = sum(int(each["memory"][:-2]) * {"Mi": 1, "Gi": 1024}[each["memory"][-2:]] for each in found)
+    return Resources(round(cpu, 3), f"{memory}Mi")
+
+
+def _requests(values: Any) -> list[dict[str, str]]:
+    if not isinstance(values, dict):
+        return []
+    found = cast(Values, values)
+    # A volume's claim requests, too.
+    if "cpu" in found.get("requests", {}):
+        return [found["requests"]]
+    return [each for part in found.values() for each in _requests(part)]
 
 
 def resources(cpu: str, memory: str, cpu_limit: str = "1") -> Values:

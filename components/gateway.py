@@ -9,10 +9,10 @@ from typing import Any, NotRequired, TypedDict
 
 import pulumi
 import pulumi_kubernetes as kubernetes
-import pulumi_random
 
-from components import pods, ports
+from components import connection, pods, ports
 from components.labels import COMPONENT, Component, labels_for, selector_for
+from components.passwords import password
 from components.pods import Container, Manifest, Mount, Resources
 
 DISCOVERY = "triton-replicas"
@@ -50,6 +50,10 @@ class GatewayTls(TypedDict):
     """Name of cert-manager's issuer, which must be able to prove the host name."""
     secret_name: NotRequired[str]
     """Name of a Secret of type kubernetes.io/tls that somebody else keeps up to date, instead of an issuer."""
+
+
+RESOURCES = Resources(0.5, "2Gi")
+"""Where `GatewayResources` says nothing."""
 
 
 class GatewayResources(TypedDict):
@@ -196,14 +200,7 @@ class Gateway(pulumi.ComponentResource):
         plain: dict[str, pulumi.Output[str]] = {}
         names: dict[str, str] = {}
         for caller in args["callers"]:
-            key = pulumi_random.RandomPassword(
-                f"{name}-key-{caller}",
-                length=40,
-                special=False,
-                keepers={"generation": str(int(generations.get(caller, 1)))},
-                opts=child,
-            )
-            plain[caller] = pulumi.Output.secret(key.result)
+            plain[caller] = password(f"{name}-key-{caller}", generations.get(caller, 1), self)
             names[caller] = f"{name}-key-{caller}"
             kubernetes.core.v1.Secret(
                 f"{name}-key-{caller}",
@@ -271,13 +268,12 @@ def stateful_set_spec(
     name: str, args: GatewayArgs, *, labels: Mapping[str, str], account: pulumi.Input[str]
 ) -> Manifest:
     """The replicas: each with a small volume that stays when the pod goes."""
-    wanted = args.get("resources", {})
     selector = selector_for(name, Component.GATEWAY)
     spool = Mount("spool", _SPOOL, {})
     container = Container(
         "gateway",
         args["image"],
-        Resources(cpu=float(wanted.get("cpu", 0.5)), memory=wanted.get("memory", "2Gi")),
+        pods.sized(args.get("resources", {}), RESOURCES),
         command=["modelport", "gateway"],
         args=[
             *("--listen", f"0.0.0.0:{ports.GATEWAY}"),
@@ -288,7 +284,7 @@ def stateful_set_spec(
             *("--max-megapixels", f"{float(args.get('max_megapixels', 50)):g}"),
         ],
         env=[
-            pods.variable("MODELPORT_CONNECTION", f"{_CONNECTION}/connection.json"),
+            pods.variable("MODELPORT_CONNECTION", f"{_CONNECTION}/{connection.FILE}"),
             pods.variable("HOME", "/tmp"),  # noqa: S108
         ],
         mounts=[

@@ -33,7 +33,6 @@ from components.versions import Chart
 _OPERATOR = "kuberay-operator"
 _OPERATOR_USER = 65532
 
-_HEAD_CPUS, _HEAD_MEMORY = 1.0, "4Gi"
 _WAIT_SECONDS = 6 * 3600
 _POLL_MINUTES = 30
 _NEVER = "0 0 1 1 *"
@@ -122,6 +121,10 @@ class TrainingHead(TypedDict):
     """Processor cores."""
     memory: str
     """Memory, a Kubernetes quantity."""
+
+
+HEAD: TrainingHead = {"cpus": 1.0, "memory": "4Gi"}
+"""Where nothing is said: Ray's own processes, the driver, and the export of the release."""
 
 
 class TrainingArgs(TypedDict):
@@ -399,7 +402,7 @@ def _plan(
     extra: Mapping[str, str],
 ) -> RayJobPlan:
     workers = args["workers"]
-    head = args.get("head") or TrainingHead(cpus=_HEAD_CPUS, memory=_HEAD_MEMORY)
+    head = args.get("head") or HEAD
     return RayJobPlan(
         model=args["model"],
         model_name=args["model_name"],

@@ -6,7 +6,7 @@ from typing import Any, NotRequired, TypedDict
 import pulumi
 import pulumi_kubernetes as kubernetes
 
-from components import pods, ports
+from components import connection, pods, ports
 from components.gateway import KEY
 from components.labels import Component, labels_for, selector_for
 from components.pods import Container, Manifest, Resources
@@ -163,7 +163,7 @@ def job_spec(name: str, args: LoadTestArgs, labels: Mapping[str, str]) -> Manife
             *("--service", name),
         ],
         env=[
-            pods.variable("MODELPORT_CONNECTION", f"{_CONNECTION}/connection.json"),
+            pods.variable("MODELPORT_CONNECTION", f"{_CONNECTION}/{connection.FILE}"),
             pods.secret_variable("MODELPORT_GATEWAY_API_KEY", args["key_secret"], KEY),
             pods.variable("MODELPORT_STATE", "/tmp/state"),  # noqa: S108
             pods.variable("HOME", "/tmp"),  # noqa: S108

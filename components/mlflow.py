@@ -10,11 +10,11 @@ from urllib.parse import quote
 
 import pulumi
 import pulumi_kubernetes as kubernetes
-import pulumi_random
 
 from components import pods, ports
 from components.jobs import GENERATION, after, fingerprint, job_spec, service_account
 from components.labels import Component, labels_for, selector_for
+from components.passwords import password
 from components.pods import Container, Manifest, Resources
 
 ADMIN = "admin"
@@ -58,6 +58,10 @@ class MlflowArtifacts(TypedDict):
     """Access key that may list, read and write the bucket."""
     secret_key: pulumi.Input[str]
     """Its secret."""
+
+
+RESOURCES = Resources(0.5, "2Gi")
+"""Where `MlflowResources` says nothing."""
 
 
 class MlflowResources(TypedDict):
@@ -123,12 +127,13 @@ class MlflowServer(pulumi.ComponentResource):
         def metadata(object_name: str, **more: Any) -> Any:
             return {"name": object_name, "namespace": namespace, "labels": labels, **more}
 
-        passwords = {user: self._password(f"{name}-{user}", args) for user in (ADMIN, *args["users"])}
+        generation = args.get("password_generation", 1)
+        passwords = {user: password(f"{name}-{user}", generation, self) for user in (ADMIN, *args["users"])}
         database = {key: pulumi.Output.from_input(value) for key, value in args["database"].items()}
         server_secrets = pulumi.Output.secret(
             pulumi.Output.all(**database).apply(database_files)  # pyright: ignore[reportArgumentType]
         )
-        session_key = self._password(f"{name}-session", args)
+        session_key = password(f"{name}-session", generation, self)
         secret_key = pulumi.Output.secret(args["artifacts"]["secret_key"])
         server = kubernetes.core.v1.Secret(
             name,
@@ -172,16 +177,6 @@ class MlflowServer(pulumi.ComponentResource):
         self.usernames = pulumi.Output.from_input([ADMIN, *args["users"]])
         self.passwords = pulumi.Output.secret(after(pulumi.Output.all(**passwords), job))
         self.register_outputs({"url": self.url, "usernames": self.usernames, "passwords": self.passwords})
-
-    def _password(self, name: str, args: MlflowServerArgs) -> pulumi.Output[str]:
-        made = pulumi_random.RandomPassword(
-            name,
-            length=40,
-            special=False,
-            keepers={"generation": str(int(args.get("password_generation", 1)))},
-            opts=pulumi.ResourceOptions(parent=self),
-        )
-        return pulumi.Output.secret(made.result)
 
     def _setup(
         self,
@@ -306,14 +301,13 @@ def deployment_spec(
     mark: pulumi.Input[str],
 ) -> Manifest:
     """The server. `mark` stands for its Secret: another one starts it anew."""
-    wanted = args.get("resources", {})
     replicas = int(args.get("replicas", 1))
     selector = selector_for(name, Component.MLFLOW)
     hosts = pulumi.Output.from_input(args["namespace"]).apply(lambda namespace: allowed_hosts(name, namespace))
     container = Container(
         "mlflow",
         args["image"],
-        Resources(cpu=float(wanted.get("cpu", 0.5)), memory=wanted.get("memory", "2Gi")),
+        pods.sized(args.get("resources", {}), RESOURCES),
         command=["python", "-P", "-m", "mlflow", "server"],
         args=[
             "--app-name=basic-auth",

@@ -6,12 +6,12 @@ from typing import Any, NotRequired, TypedDict
 
 import pulumi
 import pulumi_kubernetes as kubernetes
-import pulumi_random
 
 from components import alerts, dashboards, ports
 from components.alerts import Objective
 from components.charts import Values, chart_release, resources
 from components.labels import COMPONENT, MANAGED_BY, MODEL, NAME, OWNER, PART_OF, Component, label_value
+from components.passwords import password
 from components.pods import Manifest, container_security
 from components.versions import Chart
 
@@ -69,20 +69,13 @@ class Monitoring(pulumi.ComponentResource):
             raise ValueError(f"name: {name!r} has more than {_NAME_LIMIT} letters, where the chart would cut it off")
         super().__init__("modelport:index:Monitoring", name, {**args}, opts)
         namespace = args["namespace"]
-        child = pulumi.ResourceOptions(parent=self)
         grafana_secret = f"{name}-grafana-admin"
         generation = str(int(args.get("grafana_password_generation", 1)))
-        password = pulumi_random.RandomPassword(
-            grafana_secret, length=40, special=False, keepers={"generation": generation}, opts=child
-        )
         needed: list[pulumi.Resource] = [
             self._secret(
                 grafana_secret,
                 args,
-                {
-                    "admin-user": "admin",
-                    "admin-password": pulumi.Output.secret(password.result),
-                },
+                {"admin-user": "admin", "admin-password": password(grafana_secret, int(generation), self)},
             )
         ]
         if args.get("receivers"):

@@ -8,7 +8,7 @@ from typing import NotRequired, TypedDict
 import pulumi
 
 from components import ports
-from components.pods import Resources
+from components.pods import Resources, sized
 
 ROOT = "admin"
 """The administrator, whose credentials no consumer has."""
@@ -68,6 +68,10 @@ class ObjectStoreEngine(StrEnum):
     MINIO = "minio"
     SEAWEEDFS = "seaweedfs"
     GCS = "gcs"
+
+
+RESOURCES = Resources(0.25, "1Gi")
+"""Where `ObjectStoreResources` says nothing."""
 
 
 class ObjectStoreResources(TypedDict):
@@ -164,8 +168,7 @@ def scheme(args: ObjectStoreArgs) -> str:
 
 def resources(args: ObjectStoreArgs) -> Resources:
     """What one replica asks for."""
-    wanted = args.get("resources", {})
-    return Resources(cpu=float(wanted.get("cpu", 0.25)), memory=wanted.get("memory", "1Gi"))
+    return sized(args.get("resources", {}), RESOURCES)
 
 
 def replicas(args: ObjectStoreArgs) -> int:

@@ -7,7 +7,6 @@ from typing import Any
 import pulumi
 import pulumi_gcp as gcp
 import pulumi_kubernetes as kubernetes
-import pulumi_random
 
 from components import minio, object_args, object_rights, object_server, pods, seaweedfs
 from components.jobs import after, fingerprint, job_spec, service_account
@@ -24,6 +23,7 @@ from components.object_args import (
     ObjectStoreResources,
     StoreBucket,
 )
+from components.passwords import password
 from components.pods import Manifest
 from components.versions import Image
 
@@ -131,8 +131,8 @@ class ObjectStore(pulumi.ComponentResource):
         child = pulumi.ResourceOptions(parent=self)
         metadata = _metadata(name, args, Component.OBJECT_STORE)
         keys = self._keys(name, args)
-        admin = self._password(f"{name}-root", int(args.get("root_generation", 1)))
-        signing = self._password(f"{name}-signing", 1)
+        admin = password(f"{name}-root", args.get("root_generation", 1), self)
+        signing = password(f"{name}-signing", 1, self)
         identities = pulumi.Output.all(pulumi.Output.all(**keys), admin).apply(
             lambda found: object_rights.seaweedfs_identities(args["consumers"], found[0], ROOT, found[1])
         )
@@ -171,21 +171,11 @@ class ObjectStore(pulumi.ComponentResource):
             ready=job.metadata.apply(lambda made: made.name or ""),
         )
 
-    def _password(self, name: str, generation: int) -> pulumi.Output[str]:
-        made = pulumi_random.RandomPassword(
-            name,
-            length=40,
-            special=False,
-            keepers={"generation": str(generation)},
-            opts=pulumi.ResourceOptions(parent=self),
-        )
-        return pulumi.Output.secret(made.result)
-
     def _keys(self, name: str, args: ObjectStoreArgs) -> dict[str, pulumi.Output[str]]:
         """Secret key by consumer."""
         generations = object_args.generations(args)
         return {
-            consumer: self._password(f"{name}-key-{consumer}", generation)
+            consumer: password(f"{name}-key-{consumer}", generation, self)
             for consumer, generation in generations.items()
         }
 
@@ -196,7 +186,7 @@ class ObjectStore(pulumi.ComponentResource):
             type="Opaque",
             string_data={
                 "user": pulumi.Output.from_input(ROOT),
-                "password": self._password(f"{name}-root", int(args.get("root_generation", 1))),
+                "password": password(f"{name}-root", args.get("root_generation", 1), self),
             },
             opts=pulumi.ResourceOptions(parent=self),
         )

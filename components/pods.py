@@ -5,7 +5,7 @@ Pulumi resources and into templates that an operator makes pods from, such as a 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pulumi
@@ -42,6 +42,12 @@ class Resources:
             "requests": {"cpu": cores(self.cpu), "memory": self.memory, "ephemeral-storage": self.storage, **devices},
             "limits": {"cpu": cores(limit), "memory": self.memory, "ephemeral-storage": self.storage, **devices},
         }
+
+
+def sized(wanted: Mapping[str, Any], default: Resources) -> Resources:
+    """What a component's ``resources`` argument says of ``cpu`` and ``memory``; the rest is its default."""
+    cpu, memory = wanted.get("cpu", default.cpu), wanted.get("memory", default.memory)
+    return replace(default, cpu=float(cpu), memory=memory)
 
 
 @dataclass(frozen=True)

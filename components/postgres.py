@@ -9,12 +9,12 @@ from typing import Any, NotRequired, TypedDict
 import pulumi
 import pulumi_gcp as gcp
 import pulumi_kubernetes as kubernetes
-import pulumi_random
 
 from components import pods, ports
 from components.jobs import GENERATION, after, fingerprint, job_spec, service_account
 from components.labels import Component, labels_for, selector_for
 from components.node_pools import gcp_labels
+from components.passwords import password
 from components.pods import Container, Manifest, Mount, Resources
 from components.versions import Image, reference
 
@@ -69,6 +69,10 @@ class PostgresBackup(TypedDict):
     """An image with Python and boto3."""
     scratch_size: NotRequired[str]
     """Local disk for a dump on its way, a Kubernetes quantity [default: 2Gi]."""
+
+
+RESOURCES = Resources(0.25, "1Gi")
+"""Where `PostgresResources` says nothing."""
 
 
 class PostgresResources(TypedDict):
@@ -165,14 +169,14 @@ class Postgres(pulumi.ComponentResource):
     def __init__(self, name: str, args: PostgresArgs, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("modelport:index:Postgres", name, {**args}, opts)
         check(args)
-        password = self._password(f"{name}-app", int(args.get("password_generation", 1)))
+        app = password(f"{name}-app", args.get("password_generation", 1), self)
         engines = {PostgresEngine.IN_CLUSTER: self._in_cluster, PostgresEngine.CLOUD_SQL: self._cloud_sql}
-        host, done = engines[PostgresEngine(args["engine"])](name, args, password)
+        host, done = engines[PostgresEngine(args["engine"])](name, args, app)
         self.host = host
         self.port = pulumi.Output.from_input(ports.POSTGRES)
         self.database = pulumi.Output.from_input(args["database"])
         self.user = pulumi.Output.from_input(args["user"])
-        self.password = pulumi.Output.secret(after(password, done))
+        self.password = pulumi.Output.secret(after(app, done))
         self.ready = after(args["database"], done)
         self.register_outputs(
             {
@@ -185,18 +189,8 @@ class Postgres(pulumi.ComponentResource):
             }
         )
 
-    def _password(self, name: str, generation: int) -> pulumi.Output[str]:
-        made = pulumi_random.RandomPassword(
-            name,
-            length=40,
-            special=False,
-            keepers={"generation": str(generation)},
-            opts=pulumi.ResourceOptions(parent=self),
-        )
-        return pulumi.Output.secret(made.result)
-
     def _in_cluster(
-        self, name: str, args: PostgresArgs, password: pulumi.Output[str]
+        self, name: str, args: PostgresArgs, app_password: pulumi.Output[str]
     ) -> tuple[pulumi.Output[str], pulumi.CustomResource]:
         labels = labels_for(name, Component.POSTGRES, args.get("labels"))
         child = pulumi.ResourceOptions(parent=self)
@@ -215,8 +209,8 @@ class Postgres(pulumi.ComponentResource):
             )
 
         skip = {"pulumi.com/skipAwait": "true"}
-        admin = secret("admin", {"password": self._password(f"{name}-admin", int(args.get("admin_generation", 1)))})
-        app = secret("app", {"password": password})
+        admin = secret("admin", {"password": password(f"{name}-admin", args.get("admin_generation", 1), self)})
+        app = secret("app", {"password": app_password})
         start = (_SCRIPTS / "postgres_start.sh").read_text()
         config = kubernetes.core.v1.ConfigMap(
             f"{name}-config",
@@ -302,7 +296,7 @@ class Postgres(pulumi.ComponentResource):
         )
 
     def _cloud_sql(
-        self, name: str, args: PostgresArgs, password: pulumi.Output[str]
+        self, name: str, args: PostgresArgs, app_password: pulumi.Output[str]
     ) -> tuple[pulumi.Output[str], pulumi.CustomResource]:
         wanted = args.get("cloud_sql")
         assert wanted is not None
@@ -354,7 +348,7 @@ class Postgres(pulumi.ComponentResource):
             project=wanted["project"],
             instance=instance.name,
             name=args["user"],
-            password=password,
+            password=app_password,
             # A role that owns tables cannot be dropped; it goes with the instance.
             deletion_policy="ABANDON",
             opts=pulumi.ResourceOptions(parent=self, depends_on=[database]),
@@ -404,8 +398,7 @@ def stateful_set_spec(
     name: str, args: PostgresArgs, labels: Mapping[str, str], account: pulumi.Input[str], mark: str
 ) -> Manifest:
     """The server. `mark` stands for the scripts: others start it anew."""
-    wanted = args.get("resources", {})
-    resources = Resources(cpu=float(wanted.get("cpu", 0.25)), memory=wanted.get("memory", "1Gi"))
+    resources = pods.sized(args.get("resources", {}), RESOURCES)
     data = Mount("data", _VOLUME, {"persistentVolumeClaim": {"claimName": f"{name}-data"}})
     config = pods.config_volume("config", f"{name}-config", _CONFIG)
     start = Container(

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 import pulumi
 
 from components import labels, pods
+from components.connection import FILE as CONNECTION_FILE
+from components.connection import MOUNT
 from components.labels import Component
 from components.pods import Manifest
 
-MOUNT = "/etc/modelport"
-"""Where pods find what they are given."""
-CONNECTION_FILE = "connection.json"
 BUNDLE_FILE = "bundle.tar.gz"
 TEMPLATE_FILE = "rayjob.json"
 BUNDLE_PATH = f"{MOUNT}/bundle/{BUNDLE_FILE}"

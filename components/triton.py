@@ -9,13 +9,12 @@ import pulumi
 import pulumi_kubernetes as kubernetes
 
 from components import labels, pods, ports
+from components.connection import FILE as CONNECTION_FILE
+from components.connection import MOUNT
 from components.labels import Component
 from components.placement import NodePlacement, placement_of
 from components.pods import Manifest, typed
 
-MOUNT = "/etc/modelport"
-"""Where the agent finds its connection and the desired versions."""
-CONNECTION_FILE = "connection.json"
 DESIRED_FILE = "desired.json"
 ADMIN_KEY = "admin-key"
 """Key of the Secret that holds the value of Triton's restricted header."""

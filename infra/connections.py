@@ -9,12 +9,11 @@ from dataclasses import dataclass
 import pulumi
 import pulumi_kubernetes as kubernetes
 
+from components import connection
 from components.labels import MANAGED_BY, PART_OF
 from infra.network import Namespace
 from infra.settings import CALLER, ROLES
 
-FILE = "connection.json"
-"""Key of the document in its Secret; the content is a `modelport.connection.Connection`."""
 DIRECTORY = "modelport-directory"
 """Name of the ConfigMap that says where things are, and which stack that is."""
 
@@ -88,7 +87,9 @@ class ConnectionSecret(pulumi.ComponentResource):
         # Named by the generation of its credentials: a rotation rolls the pods that mount it, and those that are still
         # there keep what they started with until they are gone.
         secret_name = f"{name}-{generation}"
-        secret = kubernetes.core.v1.Secret(name, metadata=metadata(secret_name), string_data={FILE: content}, opts=mine)
+        secret = kubernetes.core.v1.Secret(
+            name, metadata=metadata(secret_name), string_data={connection.FILE: content}, opts=mine
+        )
         if readers:
             rules: list[kubernetes.rbac.v1.PolicyRuleArgsDict] = [
                 {"api_groups": [""], "resources": ["secrets"], "resource_names": [secret_name], "verbs": ["get"]}

@@ -12,6 +12,7 @@ from pulumi.runtime import config
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -281,12 +282,33 @@ class ServeOverride(_Section):
     accelerator: str | None = None
 
 
+class LoadTestSettings(_Section):
+    """How a model is asked, to see what it does under load."""
+
+    users: int = Field(default=4, ge=1, le=256, description="Who ask at the same time.")
+    rate: float | None = Field(
+        default=None,
+        gt=0,
+        le=1000,
+        description="Requests a second, sent when they are due, answered or not [default: each user waits].",
+    )
+    seconds: int = Field(default=60, ge=1, le=3600, description="How long.")
+
+
+def _load_test(value: object) -> object:
+    """``true`` is a load test as usual, ``false`` none."""
+    return ({} if value else None) if isinstance(value, bool) else value
+
+
 class ModelSettings(_Section):
     """What this stack says of one model."""
 
     train: TrainOverride = TrainOverride()
     serve: ServeOverride = ServeOverride()
-    load_test: bool = Field(default=False, description="Make a load test that `kubectl create job` starts.")
+    load_test: Annotated[LoadTestSettings | None, BeforeValidator(_load_test)] = Field(
+        default=None,
+        description="Make a load test that `kubectl create job` starts: true, or what is other than usual.",
+    )
 
 
 class TritonPoolSettings(_Section):

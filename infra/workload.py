@@ -6,23 +6,23 @@ from dataclasses import dataclass
 
 import pulumi
 
-from components import versions
-from components.kuberay import NodePlacement, Training, TrainingArgs
+from components import gateway, mlflow, object_args, postgres, versions
+from components.charts import cert_manager_values, keda_values, requested
+from components.kuberay import HEAD, NodePlacement, Training, TrainingArgs, operator_values
 from components.labels import MODEL, OWNER, label_value
-from components.load_test import LoadTest
-from components.monitoring import ModelMonitoring, ModelMonitoringArgs
+from components.load_test import LoadTest, LoadTestArgs
+from components.monitoring import ModelMonitoring, ModelMonitoringArgs, stack_values
+from components.pods import Resources, sized
 from components.triton import AGENT, TritonPool, TritonPoolArgs
 from infra.capacity import Demand, Placed, Shape, Use, bytes_of
 from infra.models import Model
-from infra.platform import Platform
+from infra.network import Namespace
+from infra.platform import Platform, asked
 from infra.settings import ExistingSettings, Settings, Sized, TritonPoolSettings
 from modelport.contract import duration_seconds
 
 PLATFORM = "(platform)"
 """How the table calls what is no model's."""
-HEAD_CPUS = 1.0
-HEAD_MEMORY = "4Gi"
-"""Ray's head: its own processes, the driver, and the export of the release."""
 
 QUEUE_MS = 20.0
 """Milliseconds that requests may wait in Triton's queue before another replica is started."""
@@ -77,7 +77,7 @@ def demands(models: Sequence[Model], settings: Settings) -> list[Demand]:
 def head(model: Model) -> tuple[float, str]:
     """Cores and memory of the pod that drives a model's training. Pure."""
     train = model.settings.train
-    return train.head_cpus or HEAD_CPUS, train.head_memory or HEAD_MEMORY
+    return train.head_cpus or HEAD["cpus"], train.head_memory or HEAD["memory"]
 
 
 def own_pool(model: Model) -> TritonPoolSettings:
@@ -111,18 +111,29 @@ def _served(name: str, part: str, pool: TritonPoolSettings, key: str) -> Demand:
 
 
 def platform_pods(settings: Settings) -> list[tuple[str, int, float, str]]:
-    """What the platform itself asks for: part, pods, cores and memory of each; charts' by their values here."""
-    charts = [("operators", 4, 0.1, "512Mi")] if settings.operators.kuberay or settings.operators.keda else []
-    if settings.monitoring.enabled:
-        charts += [("Prometheus", 1, 0.5, "2Gi"), ("Grafana and others", 1, 0.3, "1Gi")]
-    own: list[tuple[str, int, Sized, float, str]] = [
-        ("object store", settings.store.replicas, settings.store, 0.25, "1Gi"),
-        ("PostgreSQL", 1, settings.database, 0.25, "1Gi"),
-        ("MLflow", settings.tracking.replicas, settings.tracking, 0.5, "2Gi"),
-        ("gateway", settings.gateway.replicas, settings.gateway, 0.5, "2Gi"),
+    """What the platform itself asks for: part, pods, cores and memory of each. Pure.
+
+    By the components' defaults and the charts' values; the pods of a chart count as one.
+    """
+    own: list[tuple[str, int, Sized, Resources]] = [
+        ("object store", settings.store.replicas, settings.store, object_args.RESOURCES),
+        ("PostgreSQL", 1, settings.database, postgres.RESOURCES),
+        ("MLflow", settings.tracking.replicas, settings.tracking, mlflow.RESOURCES),
+        ("gateway", settings.gateway.replicas, settings.gateway, gateway.RESOURCES),
     ]
-    sized = [(part, pods, said.cpus or cpus, said.memory or memory) for part, pods, said, cpus, memory in own]
-    return [*sized, *charts]
+    found = [(part, pods, sized(asked(said), default)) for part, pods, said, default in own]
+    operators, watched = settings.operators, settings.monitoring.enabled
+    if operators.kuberay:
+        found.append(("KubeRay", 1, requested(operator_values([Namespace.TRAINING]))))
+    if operators.keda and watched:
+        found.append(("KEDA", 1, requested(keda_values({}))))
+    if operators.cert_manager:
+        found.append(("cert-manager", 1, requested(cert_manager_values("", {}))))
+    if watched:
+        values = stack_values("monitoring", {"namespace": "", "target_namespaces": [], "owner": ""}, "1")
+        found.append(("Prometheus", 1, requested(values.pop("prometheus"))))
+        found.append(("Grafana and others", 1, requested(values)))
+    return [(part, pods, each.cpu, each.memory) for part, pods, each in found]
 
 
 def build_pools(
@@ -197,23 +208,22 @@ def build(
         if settings.monitoring.runbooks:
             watched["runbooks"] = settings.monitoring.runbooks
         ModelMonitoring(f"{model.dns}-monitoring", watched, opts)
-    if model.settings.load_test:
-        LoadTest(
-            f"{model.dns}-load-test",
-            {
-                "namespace": platform.serving,
-                "image": _image(settings),
-                "model": model.name,
-                "target_url": platform.gateway.url,
-                "connection_secret": platform.server_connection,
-                "key_secret": platform.gateway.api_key_secrets[settings.gateway.callers[0]],
-                "users": 4,
-                "workers": 1,
-                "duration_seconds": 60,
-                "labels": mine,
-            },
-            opts,
-        )
+    if load := model.settings.load_test:
+        load_args: LoadTestArgs = {
+            "namespace": platform.serving,
+            "image": _image(settings),
+            "model": model.name,
+            "target_url": platform.gateway.url,
+            "connection_secret": platform.server_connection,
+            "key_secret": platform.gateway.api_key_secrets[settings.gateway.callers[0]],
+            "users": load.users,
+            "workers": 1,
+            "duration_seconds": load.seconds,
+            "labels": mine,
+        }
+        if load.rate:
+            load_args["rate"] = load.rate
+        LoadTest(f"{model.dns}-load-test", load_args, opts)
     return Served(model.version or "follows the promotion log", model.pool, training.submit_command)
 
 

@@ -20,6 +20,8 @@ class GatewayUser(FastHttpUser):
 
     network_timeout = TIMEOUT_S
     connection_timeout = TIMEOUT_S
+    # What a user would see is counted: a request that is tried again in silence is a failure that nobody sees.
+    max_retries = 0
     concurrency = UNANSWERED
     max_retries = 0
     """What fails has failed: a request that is sent again hides it."""

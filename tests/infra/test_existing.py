@@ -36,7 +36,9 @@ STACK = {
         "callers": ["hospital", "road-service"],
     },
     "modelport:access": {"promoter": ["release-managers"], "gateway/hospital": ["radiology"]},
-    "modelport:models": {"polyp_seg": {"serve": {"gpus": 1, "gpu_memory": "8Gi"}}},
+    "modelport:models": {
+        "polyp_seg": {"serve": {"gpus": 1, "gpu_memory": "8Gi"}, "load_test": {"rate": 20, "seconds": 90}}
+    },
 }
 
 
@@ -68,6 +70,9 @@ def test_up_and_down_on_a_cluster_of_ones_own(tmp_path: Path):
         assert certificate["spec"]["dnsNames"] == ["models.example.org"]
         triton = cluster.get("/api/v1/namespaces/modelport-serving/pods?labelSelector=modelport.dev/pool=polyp-seg")
         assert [pod["spec"].get("nodeName") for pod in triton["items"]] == ["gpu-0"]
+        load = cluster.get("/apis/batch/v1/namespaces/modelport-serving/cronjobs/polyp-seg-load-test")
+        words = load["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["args"]
+        assert (words[words.index("--rate") + 1], words[words.index("--duration") + 1]) == ("20", "90")
         role = cluster.get("/apis/rbac.authorization.k8s.io/v1/namespaces/modelport-registry/roles")["items"]
         readers = {
             item["metadata"]["name"]: item["rules"] for item in role if item["metadata"]["name"].endswith("reader")

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components import gateway, mlflow, object_args, postgres
 from infra.models import load_models
 from infra.platform import asked, key_generations
 from infra.settings import GkeSettings, gcp_settings, parse
@@ -78,6 +79,11 @@ def test_the_stacks_in_the_repository_are_valid(stack):
             "is no address such as https://",
         ),
         (changed(monitoring={"receivers": "https://x.org/secret"}), "modelport:monitoring.receivers", "dictionary"),
+        (
+            changed(models={"polyp_seg": {"load_test": {"rat": 2}}}),
+            "modelport:models.polyp_seg.load_test.rat",
+            "known here: rate, seconds, users",
+        ),
         (gke(accelerator="nvidia-b9000"), "modelport:cluster.node_pools.gpu.accelerator", "nvidia-l4"),
         (gke(maximum=0), "modelport:cluster.node_pools.gpu.maximum", "greater"),
         (gke(use=["everything"]), "modelport:cluster.node_pools.gpu.use.0", "'training'"),
@@ -161,6 +167,38 @@ def test_a_small_cluster_says_what_each_part_asks_for_and_the_capacity_is_reckon
     assert said["gateway"] == (2, 0.1, "512Mi")
     assert asked(settings.store) == {"cpu": 0.1, "memory": "512Mi"}
     assert asked(parse(RIGHT, "here").store) == {}, "what is not said is the component's to decide"
+
+
+def test_the_capacity_is_reckoned_with_what_components_and_charts_ask_for():
+    def reckoned(**changes):
+        return {part: (cpus, memory) for part, _, cpus, memory in platform_pods(parse(changed(**changes), "here"))}
+
+    found = reckoned(operators={"cert_manager": True})
+    for part, default in (
+        ("object store", object_args.RESOURCES),
+        ("PostgreSQL", postgres.RESOURCES),
+        ("MLflow", mlflow.RESOURCES),
+        ("gateway", gateway.RESOURCES),
+    ):
+        assert found[part] == (default.cpu, default.memory)
+    assert found["KEDA"] == (0.25, "896Mi"), "operator, metrics server and webhooks"
+    assert {"KubeRay", "cert-manager", "Prometheus", "Grafana and others"} <= set(found)
+    assert not {"KEDA", "Prometheus", "cert-manager"} & set(reckoned(monitoring={"enabled": False}))
+
+
+@pytest.mark.parametrize(
+    ("said", "load"),
+    [
+        (True, (4, None, 60)),
+        ({}, (4, None, 60)),
+        ({"rate": 20, "seconds": 600}, (4, 20, 600)),
+        (False, None),
+        (None, None),
+    ],
+)
+def test_a_load_test_is_as_usual_or_as_the_stack_says(said, load):
+    found = parse(changed(models={"polyp_seg": {"load_test": said}}), "here").models["polyp_seg"].load_test
+    assert (found and (found.users, found.rate, found.seconds)) == load
 
 
 def test_the_pod_that_drives_a_training_can_be_smaller():

@@ -112,12 +112,12 @@ def test_a_training_fails_as_its_command_did(reason: str, code: int) -> None:
 
 
 def test_the_program_and_the_command_line_name_the_same_things() -> None:
-    from components import gateway, ray_job
+    from components import connection, gateway, ray_job
     from infra import connections, network, settings
     from modelport.remote import session, training
 
     assert (directory.NAMESPACE, directory.NAME) == (network.Namespace.REGISTRY, connections.DIRECTORY)
     assert set(Person) == set(settings.ROLES)
-    assert (session.FILE, session.KEY) == (connections.FILE, gateway.KEY)
+    assert (session.FILE, session.KEY) == (connection.FILE, gateway.KEY)
     assert (training.TEMPLATE_FILE, training.BUNDLE_FILE) == (ray_job.TEMPLATE_FILE, ray_job.BUNDLE_FILE)
     assert Connection(s3_endpoint="").cluster is None, "what pods are given trains where they are"

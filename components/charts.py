@@ -134,8 +134,8 @@ def cert_manager_values(namespace: pulumi.Input[str], extra: dict[str, str]) -> 
             "kind": "ControllerConfiguration",
             "enableGatewayAPI": True,
         },
-        # Before it asks for a certificate it looks whether DNS has the proof. Asking the name's own servers on the
-        # internet, as it does by default, is more than a namespace without other traffic lets through.
+        # Before it asks for a certificate it looks for its proof in DNS: at the cluster's servers, which every pod may
+        # ask, and not at the name's own somewhere on the internet.
         "dns01RecursiveNameserversOnly": True,
         "resources": resources("50m", "256Mi"),
         "webhook": {"resources": resources("50m", "128Mi")},

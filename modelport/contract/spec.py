@@ -83,8 +83,8 @@ class DataSpec(_Section):
     group_pattern: str | None = Field(
         default=None,
         description="Regular expression on an example's name whose first group says what must not be divided between "
-        "splits, such as `^(.{8})` where the first 8 characters are the patient; a groups.csv beside the images goes "
-        "before.",
+        "splits, such as `^(.{8})` where the first 8 characters are the patient; what a groups.csv in the dataset's "
+        "folder says goes before.",
     )
 
 

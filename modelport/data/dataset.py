@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,14 @@ from modelport.data.formats import FORMATS, HELDOUT_FOLDERS, check
 from modelport.data.formats.classify import class_of
 from modelport.data.formats.detect import absent_classes
 from modelport.data.formats.images import decoded
-from modelport.data.groups import GROUPS_FILE, are_declared, grouped, groups_by_pattern
+from modelport.data.groups import (
+    GROUPS_FILE,
+    are_declared,
+    grouped,
+    groups_by_pattern,
+    read_groups,
+    require_groups,
+)
 from modelport.data.manifest import FileEntry, Item, Manifest
 from modelport.data.sources import standard_folder
 from modelport.data.splits import carve, carve_by_class, carve_heldout, carve_heldout_by_class
@@ -235,11 +242,14 @@ def scan_folder(folder: Path, spec: ModelSpec) -> tuple[Manifest, Manifest, tupl
     form = FORMATS[spec.task]
     train = folder / "train" if _is_divided(folder, spec.task, names) else folder
     items, remarks = form.scan(train, folder, names)
-    items = grouped(items, folder, pattern)
     validation = _validation(folder, spec.task, names)
+    heldout_items, more = ([], ()) if validation is None else form.scan(validation, folder, names)
+    scanned = [*items, *heldout_items]
+    said = read_groups(folder, [(item.id, Path(item.files["image"].path)) for item in scanned])
+    require_groups(folder, said, [item.id for item in scanned], pattern)
+    items = grouped(items, folder, said, pattern)
     if validation is not None:
-        heldout_items, more = form.scan(validation, folder, names)
-        heldout_items = grouped(heldout_items, folder, pattern)
+        heldout_items = grouped(heldout_items, folder, said, pattern)
         remarks = tuple(dict.fromkeys((*remarks, *more)))
         shared = {item.group for item in items} & {item.group for item in heldout_items}
         if are_declared(folder, pattern) and shared:
@@ -248,7 +258,8 @@ def scan_folder(folder: Path, spec: ModelSpec) -> tuple[Manifest, Manifest, tupl
                 f"group {min(shared)!r} is in {train.name}/ and in {validation.name}/",
                 file=folder / GROUPS_FILE if by_file else folder,
                 key=None if by_file else "data.group_pattern",
-                remedy="move all of a group to one side",
+                remedy="move all of a group to one side"
+                + (f"; to {GROUPS_FILE} images that are called alike are one" if by_file else ""),
             )
     else:
         items, heldout_items = (
@@ -273,11 +284,6 @@ def scan_folder(folder: Path, spec: ModelSpec) -> tuple[Manifest, Manifest, tupl
         task=spec.task, items=tuple(items), heldout_digest=heldout.digest, heldout_items=len(heldout_items)
     )
     return training, heldout, remarks
-
-
-def splits_by_id(dataset: Dataset) -> Mapping[str, list[str]]:
-    """Which example plays which role, for the record of a training."""
-    return {"train": dataset.train.ids, "selection": dataset.selection.ids}
 
 
 def _is_divided(folder: Path, task: Task, classes: Sequence[str]) -> bool:

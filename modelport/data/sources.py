@@ -43,7 +43,7 @@ def _unpacked(file: Path, sources: Path) -> Path:
 
 
 def _converted(folder: Path, spec: ModelSpec, sources: Path) -> tuple[Path, tuple[str, ...]]:
-    table = vinbigdata.read(folder, [label.name for label in spec.classes])
+    table = vinbigdata.read(folder, [label.name for label in spec.classes], spec.data.group_pattern)
 
     def write(place: Path) -> None:
         remarks = vinbigdata.write(table, place)

@@ -19,7 +19,7 @@ from typing import Any
 
 from modelport.data.formats.detect import CLASSES_FILE
 from modelport.data.formats.images import named_images
-from modelport.data.groups import GROUPS_FILE
+from modelport.data.groups import GROUPS_FILE, read_groups, require_groups
 from modelport.errors import BadInput, Unavailable
 from modelport.imaging import upright_size
 
@@ -57,8 +57,8 @@ class Table:
     readers: Mapping[str, frozenset[str]]
     boxes: Mapping[str, Sequence[Box]]
     classes: tuple[str, ...]
-    groups: bytes | None
-    """Content of groups.csv."""
+    groups: Mapping[str, str] | None
+    """What groups.csv says of these images."""
     remarks: tuple[str, ...]
 
     @property
@@ -72,7 +72,7 @@ class Table:
                 name: [(box.reader, box.label, box.corners) for box in boxes] for name, boxes in self.boxes.items()
             },
             "classes": self.classes,
-            "groups": None if self.groups is None else self.groups.hex(),
+            "groups": self.groups,
             "remarks": self.remarks,
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -83,11 +83,16 @@ def is_table(folder: Path) -> bool:
     return _table_file(folder) is not None and not any((folder / part / "labels").is_dir() for part in ("", "train"))
 
 
-def read(folder: Path, classes: Sequence[str]) -> Table:
+def read(folder: Path, classes: Sequence[str], pattern: str | None) -> Table:
     """Read the table and find its images; classes are compared without regard to case, spaces and underscores.
 
+    Args:
+        folder: where the table is.
+        classes: names of model.yaml's classes.
+        pattern: of the groups that groups.csv does not give, if there is one.
+
     Raises:
-        BadInput: naming the line of the table, or the image, that is wrong.
+        BadInput: naming the line of a table, or the image, that is wrong.
     """
     file = _table_file(folder) or folder / _TABLES[0]
     rows = _rows(file)
@@ -130,7 +135,9 @@ def read(folder: Path, classes: Sequence[str]) -> Table:
     odd = sum(len(found) != READERS for found in readers.values())
     if odd:
         remarks.append(f"{odd} images were read by another number of readers than {READERS}")
-    groups = folder / GROUPS_FILE
+    # Of images that nobody read as well: what is left out is no mistake in groups.csv.
+    said = read_groups(folder, available.items())
+    require_groups(folder, said, images, pattern)
     return Table(
         images=images,
         readers={name: frozenset(found) for name, found in readers.items()},
@@ -138,7 +145,7 @@ def read(folder: Path, classes: Sequence[str]) -> Table:
             name: sorted(found, key=lambda box: (box.reader, box.label, box.corners)) for name, found in boxes.items()
         },
         classes=tuple(classes),
-        groups=groups.read_bytes() if groups.is_file() else None,
+        groups={name: said[name] for name in images if name in said} if said else None,
         remarks=tuple(remarks),
     )
 
@@ -154,7 +161,8 @@ def write(table: Table, folder: Path) -> tuple[str, ...]:
     (folder / "labels").mkdir()
     (folder / CLASSES_FILE).write_text("".join(f"{name}\n" for name in table.classes))
     if table.groups is not None:
-        (folder / GROUPS_FILE).write_bytes(table.groups)
+        with (folder / GROUPS_FILE).open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows([("id", "group"), *table.groups.items()])
     drawn = written = 0
     for name, image in table.images.items():
         link = folder / "images" / image.name

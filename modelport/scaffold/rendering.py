@@ -60,6 +60,7 @@ def _fields(name: str, task: Task, classes: Sequence[str], owner: str, licence: 
         "class_numbers": numbered + (" and so on" if count > _NAMED else ""),
         "class_folders": "\n".join(f"    {label}/" for label in classes[:_NAMED])
         + ("\n    ... and one for each of the others" if count > _NAMED else ""),
+        "example_id": f"{classes[0]}/0001" if task is Task.CLASSIFY else "0001",
         "metric": {Task.SEGMENT: "dice", Task.DETECT: "map50", Task.CLASSIFY: "balanced_accuracy"}[task],
         "size": str(size),
         # Above guessing by three tenths of what there is to certainty.

@@ -84,6 +84,15 @@ def test_groups_over_classes_are_not_divided_and_leave_every_class_something(roa
     assert all(set(counts(split)) == {"dry", "wet"} for split in splits)
 
 
+def test_groups_name_an_image_with_its_class(road: Path, cache: Path):
+    images = sorted(path.relative_to(road) for path in road.glob("*/*.png"))
+    (road / "groups.csv").write_text("id,group\n" + "".join(f"{path},camera{path.stem}\n" for path in images))
+    groups = [{split.group(index) for index in range(len(split))} for split in all_splits(road, cache)]
+    assert sum(map(len, groups)) == len(set.union(*groups))
+    (road / "groups.csv").write_text("id,group\n" + "".join(f"{path.stem},camera{path.stem}\n" for path in images))
+    assert "is called 'dry/000'" in refusal(road, cache).message
+
+
 def test_parts_that_the_dataset_brings(tmp_path: Path, cache: Path):
     root = tmp_path / "parts"
     write_classes(root / "train", {"dry": 6, "wet": 6})

@@ -45,8 +45,9 @@ def test_the_division_depends_on_the_seed_only(folder: Path, spec: ModelSpec, ca
 
 def test_groups_are_not_divided(folder: Path, spec: ModelSpec, cache: Path):
     names = [path.stem for path in sorted((folder / "train" / "images").iterdir())]
-    rows = "".join(f"{name},patient{number // 4}\n" for number, name in enumerate(names))
-    (folder / "groups.csv").write_text("id,group\n" + rows)
+    # With a byte order mark, as spreadsheets write it, and file names beside ids.
+    rows = "".join(f"{name}{'.png' * (number % 2)},patient{number // 4}\n" for number, name in enumerate(names))
+    (folder / "groups.csv").write_text("id,group\n" + rows, encoding="utf-8-sig")
     shutil.rmtree(folder / "validation")
     dataset = load(folder, spec, cache)
     heldout = load_heldout(str(folder), spec, store=None, cache=cache)
@@ -54,6 +55,35 @@ def test_groups_are_not_divided(folder: Path, spec: ModelSpec, cache: Path):
         {split.group(index) for index in range(len(split))} for split in (dataset.train, dataset.selection, heldout)
     ]
     assert sum(map(len, parts)) == len(set.union(*parts)) == 4
+
+
+@pytest.mark.parametrize(
+    ("place", "rows", "line", "said"),
+    [
+        (".", ["train/00,p0"], 2, "there is no image 'train/00'; an image of this dataset is called '00'"),
+        (".", ["00.jpg,p0"], 2, "there is no image '00.jpg'"),
+        (".", ["00,p0", "00.png,p1"], 3, "'00' is in group 'p0' already"),
+        (".", ["00,p0", "01,"], 3, "group: is empty"),
+        (".", [",p0"], 2, "id: is empty"),
+        (".", ["00"], 2, "group: is empty"),
+        (".", ["00,p0", "00,p0"], None, "has no line for 15 of the examples, such as '01'"),
+        ("train", ["00,p0"], None, "is not read there"),
+    ],
+)
+def test_groups_are_taken_whole_or_refused(
+    folder: Path, spec: ModelSpec, cache: Path, place: str, rows: list[str], line: int | None, said: str
+):
+    file = folder / place / "groups.csv"
+    file.write_text("\n".join(["id,group", *rows]) + "\n")
+    error = refusal(folder, spec, cache)
+    assert (error.file, error.line) == (str(file), line)
+    assert said in str(error)
+
+
+def test_groups_that_are_no_table(folder: Path, spec: ModelSpec, cache: Path):
+    for content in (b"name,patient\n00,p0\n", b"id;group\n00;p0\n", "id,group\n00,März\n".encode("latin-1")):
+        (folder / "groups.csv").write_bytes(content)
+        assert refusal(folder, spec, cache).file == str(folder / "groups.csv")
 
 
 def test_without_validation_the_heldout_split_is_carved_and_said_so(folder: Path, spec: ModelSpec, cache: Path):

@@ -90,6 +90,14 @@ def test_what_was_done_is_said(scans: Path, cache: Path):
         assert "1 images have no line in train.csv" in remarks
         assert "1 images were read by another number of readers than 3" in remarks
         assert "36 boxes of several readers are fused to 15 in 8 images" in remarks
+    # Of an image that is left out it may say something; every other has a line.
+    said = "id,group\nunread,p9\n" + "".join(f"scan{number}.png,p{number // 2}\n" for number in range(8))
+    (scans / "groups.csv").write_text(said)
+    groups = {item.id: item.group for item in load(scans, cache).manifest.items}
+    assert all(group == f"p{int(name[-1]) // 2}" for name, group in groups.items())
+    (scans / "groups.csv").write_text(said.replace("scan0.png,p0\n", ""))
+    assert refusal(scans, cache).file == str(scans / "groups.csv")
+    (scans / "groups.csv").unlink()
     found = truths(scans, cache)
     assert "unread" not in found
     assert found["scan0"][0] == pytest.approx([0, 150, 30, 170, 0], abs=1e-3)

@@ -73,6 +73,8 @@ class Submitted:
     """Why it failed."""
     created: str = ""
     """When, as Kubernetes writes it: later ones sort behind earlier ones."""
+    run: str = ""
+    """Which run it does."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class Decision:
     """What a person can do about it, if anything."""
     further: bool = False
     """Whether a further run is wanted, beside the one that is finished."""
+    run: str = ""
+    """Which run is gone on with, be it that it has no journal yet; empty means the last one that has."""
 
 
 def read_template(text: str, file: str) -> dict[str, Any]:
@@ -243,8 +247,9 @@ def submitted(rayjob: Mapping[str, Any]) -> Submitted:
         phase = Phase.FAILED
     told = (status.get("reason"), status.get("message"))
     reason = ": ".join(str(part).strip() for part in told if part) if phase is Phase.FAILED else ""
-    created = str(rayjob["metadata"].get("creationTimestamp") or "")
-    return Submitted(rayjob["metadata"]["name"], phase, reason, created)
+    metadata: dict[str, Any] = rayjob["metadata"]
+    created = str(metadata.get("creationTimestamp") or "")
+    return Submitted(metadata["name"], phase, reason, created, (metadata.get("annotations") or {}).get(RUN, ""))
 
 
 def decide(training: Training, jobs: Sequence[Submitted], journal: Journal | None, *, again: bool) -> Decision:
@@ -262,9 +267,11 @@ def decide(training: Training, jobs: Sequence[Submitted], journal: Journal | Non
         return Decision(None, f"RayJob {running.name} trains this code on this data already")
     names = {job.name for job in jobs}
     if again:
-        failed = newest is not None and newest.phase is Phase.FAILED
-        # What failed is gone on with, be it only the release that is missing.
-        return Decision(rayjob_name(training.model, training.key, names), further=not failed)
+        name = rayjob_name(training.model, training.key, names)
+        if newest is not None and newest.phase is Phase.FAILED:
+            # What failed is gone on with, be it only the release that is missing, or everything.
+            return Decision(name, run=newest.run)
+        return Decision(name, further=True)
     if newest is not None and newest.phase is Phase.FAILED:
         why = f" ({newest.reason})" if newest.reason else ""
         return Decision(None, f"RayJob {newest.name} of this code and data failed{why}; it is not repeated", _AGAIN)

@@ -118,7 +118,7 @@ def submit(
     decision = rayjob.decide(training, rayjobs.of(training), checkpoints.read(), again=again)
     if decision.name is None:
         return Submission(None, "\n".join(filter(None, (decision.reason, decision.remedy))))
-    run = find_run(Path(), model, key, store, again=True)[0] if decision.further else last
+    run = find_run(Path(), model, key, store, again=True)[0] if decision.further else decision.run or last
     owner = rayjobs.owner(rayjob.service_account(template))
     try:
         rayjobs.create(rayjob.render(template, training, decision.name, run, owner))

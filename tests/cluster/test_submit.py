@@ -233,12 +233,16 @@ def test_a_pair_of_code_and_data_is_submitted_once_through_its_life(site: Site) 
     assert "there is nothing new" in told
     code, told = site.submit("--again")
     assert site.rayjobs()[name]["metadata"]["annotations"]["modelport.dev/run"] == f"{run}-2", told
+    # It fails before it has written anything: the same run goes on, and not the one that is finished.
+    site.ends(name, jobDeploymentStatus="Failed", jobStatus="FAILED", reason="AppFailed", message="no such image")
+    code, told = site.submit("--again")
+    assert site.rayjobs()[f"{name}-2"]["metadata"]["annotations"]["modelport.dev/run"] == f"{run}-2", told
 
     # Other data is another pair.
     other = site.push(60)
     code, told = site.submit()
     assert code == 0, told
-    (added,) = set(site.rayjobs()) - {name}
+    (added,) = set(site.rayjobs()) - {name, f"{name}-2"}
     assert other in site.rayjobs()[added]["spec"]["entrypoint"]
 
 

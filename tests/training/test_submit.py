@@ -40,31 +40,41 @@ TRAINING = Training(
 BASE = "polyp-seg-a1b2c3d4e5f6"
 
 
-def job(phase: Phase, name: str = BASE, created: str = "2026-11-21T10:00:00Z") -> Submitted:
-    return Submitted(name, phase, "AppFailed: out of memory" if phase is Phase.FAILED else "", created)
+FIRST, SECOND = "a1b2c3d4e5f6", "a1b2c3d4e5f6-2"
 
 
-UNFINISHED, FINISHED = Journal(run="a1b2c3d4e5f6"), Journal(run="a1b2c3d4e5f6", finished=True)
+def job(phase: Phase, name: str = BASE, created: str = "2026-11-21T10:00:00Z", run: str = FIRST) -> Submitted:
+    return Submitted(name, phase, "AppFailed: out of memory" if phase is Phase.FAILED else "", created, run)
+
+
+UNFINISHED, FINISHED = Journal(run=FIRST), Journal(run=FIRST, finished=True)
 RUNNING, DONE, FAILED = job(Phase.RUNNING), job(Phase.SUCCEEDED), job(Phase.FAILED)
 LATER = "2026-11-22T10:00:00Z"
 
-# (jobs, journal, name to create or part of the reason; with --again the name and whether a further run is wanted)
+# (jobs, journal, name to create or part of the reason; with --again the name, and the run that goes on or "")
 DECISIONS = [
-    ("new", [], None, BASE, (BASE, True)),
+    ("new", [], None, BASE, (BASE, "")),
     ("running", [RUNNING], None, "trains this code on this data already", None),
     ("running, some epochs are done", [RUNNING], UNFINISHED, "already", None),
-    ("done", [DONE], FINISHED, "has trained this code", (f"{BASE}-2", True)),
-    ("done, its RayJob was removed", [], FINISHED, "there is nothing new", (BASE, True)),
-    ("begun elsewhere", [], UNFINISHED, "was begun elsewhere", (BASE, True)),
-    ("failed", [FAILED], UNFINISHED, "failed (AppFailed: out of memory)", (f"{BASE}-2", False)),
-    ("failed before it began", [FAILED], None, "failed", (f"{BASE}-2", False)),
-    ("trained, and its release failed", [FAILED], FINISHED, "failed", (f"{BASE}-2", False)),
+    ("done", [DONE], FINISHED, "has trained this code", (f"{BASE}-2", "")),
+    ("done, its RayJob was removed", [], FINISHED, "there is nothing new", (BASE, "")),
+    ("begun elsewhere", [], UNFINISHED, "was begun elsewhere", (BASE, "")),
+    ("failed", [FAILED], UNFINISHED, "failed (AppFailed: out of memory)", (f"{BASE}-2", FIRST)),
+    ("failed before it began", [FAILED], None, "failed", (f"{BASE}-2", FIRST)),
+    ("trained, and its release failed", [FAILED], FINISHED, "failed", (f"{BASE}-2", FIRST)),
     (
         "failed, and then done",
         [job(Phase.SUCCEEDED, f"{BASE}-2", LATER), FAILED],
         FINISHED,
         "has trained",
-        (f"{BASE}-3", True),
+        (f"{BASE}-3", ""),
+    ),
+    (
+        "done, and a further run failed before it began",
+        [DONE, job(Phase.FAILED, f"{BASE}-2", LATER, SECOND)],
+        FINISHED,
+        "failed",
+        (f"{BASE}-3", SECOND),
     ),
     (
         "failed, and tried again",
@@ -80,7 +90,7 @@ DECISIONS = [
     ("jobs", "journal", "expected", "again"), [case[1:] for case in DECISIONS], ids=[case[0] for case in DECISIONS]
 )
 def test_when_a_rayjob_is_created(
-    jobs: list[Submitted], journal: Journal | None, expected: str, again: tuple[str, bool] | None
+    jobs: list[Submitted], journal: Journal | None, expected: str, again: tuple[str, str] | None
 ) -> None:
     found = decide(TRAINING, jobs, journal, again=False)
     if found.name is not None:
@@ -90,7 +100,8 @@ def test_when_a_rayjob_is_created(
         passing = any(part.phase is Phase.RUNNING for part in jobs) or ("has trained" in found.reason and jobs)
         assert bool(found.remedy) == (not passing), "what does not go on by itself comes with what to do"
     wanted = decide(TRAINING, jobs, journal, again=True)
-    assert (None if wanted.name is None else (wanted.name, wanted.further)) == again
+    assert (None if wanted.name is None else (wanted.name, wanted.run)) == again
+    assert wanted.further == (again is not None and not again[1])
 
 
 STATUSES = [
@@ -108,8 +119,9 @@ STATUSES = [
 
 @pytest.mark.parametrize(("status", "phase"), STATUSES)
 def test_what_kuberay_says_of_a_job(status: dict[str, Any], phase: Phase) -> None:
-    found = submitted({"metadata": {"name": "x", "creationTimestamp": LATER}, "status": status})
-    assert (found.phase, found.created) == (phase, LATER)
+    metadata = {"name": "x", "creationTimestamp": LATER, "annotations": {RUN: SECOND}}
+    found = submitted({"metadata": metadata, "status": status})
+    assert (found.phase, found.created, found.run) == (phase, LATER, SECOND)
     assert found.reason == ("DeadlineExceeded: too long" if "reason" in status else "")
 
 

@@ -14,14 +14,17 @@ from modelport.errors import BadInput
 
 MAX_BUNDLE_BYTES = 1024 * 1024
 """A ConfigMap holds no more."""
+MAX_FOLDER_BYTES = 16 * MAX_BUNDLE_BYTES
+"""Of the files before they are packed: more would hardly fit, and is not read."""
 
-_SUFFIXES = {".py", ".pbtxt", ".txt", ".json"}
+_FOR_PEOPLE = {".md", ".ipynb"}
+"""What no training reads, so that a word in a model's card trains nothing anew."""
 _SKIPPED = {"__pycache__"}
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A folder's code, configurations and golden samples."""
+    """A folder's code, configurations, golden samples, and whatever else its code reads."""
 
     files: tuple[tuple[str, bytes], ...]
     """(path in the folder with forward slashes, content), by path."""
@@ -57,23 +60,36 @@ class Bundle:
                 archive.addfile(entry, io.BytesIO(content))
         packed = stream.getvalue()
         if len(packed) > MAX_BUNDLE_BYTES:
-            largest = max(self.files, key=lambda item: len(item[1]))
-            raise BadInput(
-                f"the bundle has {len(packed)} bytes; {MAX_BUNDLE_BYTES} is the most",
-                remedy=f"keep data and weights out of the folder; the largest file is {largest[0]}",
-            )
+            largest = max(self.files, key=lambda item: len(item[1]))[0]
+            raise _too_large("the bundle has", len(packed), MAX_BUNDLE_BYTES, largest)
         return packed
 
 
 def pack(folder: Path) -> Bundle:
-    """Collect a model folder's code, ``model.yaml``, ``triton/`` and ``sample/golden/``; never other samples."""
-    files: list[tuple[str, bytes]] = []
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        if path.is_symlink() or not path.is_file() or not _belongs(relative):
-            continue
-        files.append((relative.as_posix(), path.read_bytes()))
-    return Bundle(tuple(sorted(files)))
+    """Collect a model folder: all of it but texts for people, what is hidden, and samples that are not golden.
+
+    Raises:
+        BadInput: it is far too large for a bundle, or holds a link, which would lead nowhere elsewhere.
+    """
+    paths = [path for path in sorted(folder.rglob("*")) if _belongs(path.relative_to(folder))]
+    for path in paths:
+        if path.is_symlink():
+            raise BadInput(
+                "is a link, and only what is in the folder itself travels", file=path, remedy="put the file there"
+            )
+    found = [path for path in paths if path.is_file()]
+    sizes = {path: path.stat().st_size for path in found}
+    if sum(sizes.values()) > MAX_FOLDER_BYTES:
+        largest = max(found, key=lambda path: sizes[path]).relative_to(folder).as_posix()
+        raise _too_large("the folder's files have", sum(sizes.values()), MAX_FOLDER_BYTES, largest)
+    return Bundle(tuple(sorted((path.relative_to(folder).as_posix(), path.read_bytes()) for path in found)))
+
+
+def _too_large(what: str, size: int, limit: int, largest: str) -> BadInput:
+    return BadInput(
+        f"{what} {size} bytes; {limit} is the most",
+        remedy=f"keep data and weights out of the folder; the largest file is {largest}",
+    )
 
 
 def unpack(packed: bytes, target: Path) -> None:
@@ -101,7 +117,7 @@ def _belongs(relative: Path) -> bool:
         return False
     if relative.parts[0] == "sample":
         return relative.parts[:2] == ("sample", "golden") and len(relative.parts) > 2
-    return relative.suffix in _SUFFIXES or relative.as_posix() == SPEC_FILE
+    return relative.suffix not in _FOR_PEOPLE
 
 
 def _learning_part(content: bytes) -> bytes:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from modelport.contract import ModelFolder, discover, pack, unpack, unpack_model
+from modelport.contract import ModelFolder, check, discover, pack, unpack, unpack_model
 from modelport.errors import BadInput
 
 Edit = Callable[[str, str, str], ModelFolder]
@@ -16,11 +16,38 @@ def test_the_bundle_is_the_same_bytes_whatever_the_clock_and_holds_no_samples(fo
     training_image.write_bytes(b"0")
     (folder.path / "__pycache__").mkdir()
     (folder.path / "__pycache__" / "train.cpython-311.pyc").write_bytes(b"0")
+    for junk in ("README.md", "look.ipynb", ".DS_Store", ".ipynb_checkpoints/train.py", "__pycache__/x.py"):
+        (folder.path / junk).parent.mkdir(exist_ok=True)
+        (folder.path / junk).write_text("0")
+    (folder.path / "sample" / "link").symlink_to(folder.path)
     (folder.path / "train.py").touch()
     second = pack(folder.path)
     assert second.to_bytes() == first.to_bytes()
     assert second.digest == first.digest
     assert "sample/golden/one.png" in dict(first.files)
+
+
+@pytest.mark.parametrize("name", ["anchors.yaml", "anchors.npy", "nested/words", "triton/network/labels.csv"])
+def test_whatever_the_code_may_read_travels_and_counts(folder: ModelFolder, tmp_path: Path, name: str) -> None:
+    before = folder.bundle().digest
+    (folder.path / name).parent.mkdir(exist_ok=True)
+    (folder.path / name).write_bytes(b"\0\xff")
+    bundle = folder.bundle()
+    assert bundle.digest != before
+    unpack(bundle.to_bytes(), tmp_path / "copy")
+    assert (tmp_path / "copy" / name).read_bytes() == b"\0\xff"
+
+
+def test_what_cannot_travel_is_told_by_the_check(folder: ModelFolder) -> None:
+    link = folder.path / "shared.py"
+    link.symlink_to(folder.path / "train.py")
+    (problem,) = check(folder)
+    assert (problem.file, "is a link" in problem.message) == (str(link), True)
+    link.unlink()
+    with (folder.path / "weights.pt").open("wb") as stream:
+        stream.truncate(17 * 2**20)  # of zeros, which would pack well
+    (problem,) = check(folder)
+    assert "weights.pt" in problem.remedy
 
 
 @pytest.mark.parametrize(

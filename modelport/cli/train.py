@@ -67,6 +67,7 @@ def train(
     from modelport.errors import Unavailable
     from modelport.release import build, keep_picture
     from modelport.training import Display, start
+    from modelport.training.patience import Patience, patience_seconds
 
     # Whoever ends a pod sends this; as an exit it lets the training say in MLflow that it was killed.
     signal.signal(signal.SIGTERM, _exit)
@@ -91,7 +92,8 @@ def train(
         metrics = "  ".join(f"{metric} {value:.4g}" for metric, value in result.metrics.items())
         click.echo(f"run       {result.run} ({len(result.epochs)} epochs, {result.seconds:.0f} s)")
         click.echo(f"best      epoch {result.best_epoch + 1}: {metrics}")
-        release = build(folder, result, connection, result.spec)
+        patience = Patience(patience_seconds(), lambda text: click.echo(f"note: {text}", err=True))
+        release = patience(lambda: build(folder, result, connection, result.spec))
         try:
             keep_picture(connection, result, release)
         except Unavailable as error:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from modelport.contract import ModelSpec, Task
 from modelport.data.address import Address, Kind, manifest_key, object_prefix, read_latest
-from modelport.data.files import Files, FolderFiles, ObjectFiles
+from modelport.data.files import Attempt, Files, FolderFiles, ObjectFiles
 from modelport.data.formats import FORMATS, HELDOUT_FOLDERS, check
 from modelport.data.formats.classify import class_of
 from modelport.data.formats.detect import absent_classes
@@ -148,9 +148,9 @@ class Dataset:
         """The same dataset, after it crossed to another process, with a connection of that process."""
         return replace(self, files=self.files.connected(store))
 
-    def fetch(self) -> None:
-        """Bring every file near, verified."""
-        self.files.fetch(entry for item in self.manifest.items for entry in item.files.values())
+    def fetch(self, attempt: Attempt = lambda action: action()) -> None:
+        """Bring every file near, verified; each by an `attempt` of its own, which may be repeated."""
+        self.files.fetch((entry for item in self.manifest.items for entry in item.files.values()), attempt)
 
     def describe(self) -> dict[str, Any]:
         """Counts and digests, for people and for tracking."""

@@ -4,7 +4,7 @@ import fcntl
 import hashlib
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +15,9 @@ from modelport.objects import NotFound, ObjectStore
 
 FETCH_THREADS = 8
 
+Attempt = Callable[[Callable[[], None]], None]
+"""Runs something that needs the object store, as patiently as whoever gives it is."""
+
 
 class Files(Protocol):
     """A place that a dataset's files can be read from. Picklable, so that data loaders can use it in processes."""
@@ -23,8 +26,8 @@ class Files(Protocol):
         """Bytes of a file, verified by their hash."""
         ...
 
-    def fetch(self, entries: Iterable[FileEntry]) -> None:
-        """Bring these files near, so that `read` is quick and needs no network."""
+    def fetch(self, entries: Iterable[FileEntry], attempt: Attempt) -> None:
+        """Bring these files near, so that `read` is quick and needs no network; each by an attempt of its own."""
         ...
 
     def connected(self, store: ObjectStore) -> "Files":
@@ -70,7 +73,7 @@ class FolderFiles:
             )
         return content
 
-    def fetch(self, entries: Iterable[FileEntry]) -> None:
+    def fetch(self, entries: Iterable[FileEntry], attempt: Attempt) -> None:
         """Nothing to do: they are here."""
 
     def connected(self, store: ObjectStore) -> "FolderFiles":
@@ -108,12 +111,16 @@ class ObjectFiles:
         _write(path, content)
         return content
 
-    def fetch(self, entries: Iterable[FileEntry]) -> None:
+    def fetch(self, entries: Iterable[FileEntry], attempt: Attempt) -> None:
         """Bring these files into the cache, several at a time; of several processes, the first does it for all."""
+
+        def bring(entry: FileEntry) -> None:
+            attempt(lambda: self._ensure(entry))
+
         self._cache.mkdir(parents=True, exist_ok=True)
         with (self._cache / ".fetching").open("w") as lock, ThreadPoolExecutor(max_workers=FETCH_THREADS) as pool:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for _ in pool.map(self._ensure, entries):
+            for _ in pool.map(bring, entries):
                 pass
 
     def connected(self, store: ObjectStore) -> "ObjectFiles":

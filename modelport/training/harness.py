@@ -14,7 +14,7 @@ from typing import Any
 from modelport.connection import Connection, Role
 from modelport.contract import Bundle, ModelFolder, ModelSpec, duration_seconds
 from modelport.data import Dataset, load_dataset
-from modelport.errors import BadInput, Conflict, ModelportError
+from modelport.errors import BadInput, Conflict, ModelportError, Unavailable
 from modelport.objects import ObjectStore
 from modelport.project import state_folder
 from modelport.training.checkpoints import CheckpointStore, LocalCheckpoints, ObjectCheckpoints
@@ -30,14 +30,13 @@ from modelport.training.identity import (
     run_name,
 )
 from modelport.training.journal import Journal
+from modelport.training.patience import Patience, patience_seconds
 from modelport.training.tracking import RunRecord, Tracker
 from modelport.training.worker import Job
 
 POLL_INTERVAL_S = 0.2
 START_LIMIT_S = 180
 """Within this Ray must be there; it takes 10 s where nothing else runs."""
-PATIENCE_VARIABLE = "MODELPORT_PATIENCE_S"
-"""Environment variable: seconds for which a worker waits for an object store that is away (default 60)."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,8 @@ def start(
     on_objects = checkpoints_on_s3 or data.startswith("s3://")
     restricted = _for_workers(connection) if connection is not None and on_objects else None
     objects = None if restricted is None else ObjectStore.connect(restricted, Role.TRAINER)
-    dataset = load_dataset(data, spec, store=objects, cache=state / "cache")
+    patience = Patience(patience_seconds(), lambda text: tell(Note(text)))
+    dataset = patience(lambda: load_dataset(data, spec, store=objects, cache=state / "cache"))
     for remark in dataset.remarks:
         tell(Note(remark))
     key = run_key(spec, bundle.digest, dataset.digest, spec.train.workers.count)
@@ -130,7 +130,7 @@ def start(
     with _only_one(runs, run_name(key)):
         on_store = objects if checkpoints_on_s3 else None
         run, store = (
-            find_run(runs, spec.name, key, on_store, again)
+            patience(lambda: find_run(runs, spec.name, key, on_store, again))
             if run is None
             else (run, checkpoints_of(runs, spec.name, run, on_store))
         )
@@ -147,6 +147,7 @@ def start(
             key=key,
             runs=runs,
             tell=tell,
+            patience=patience,
         )
         return training.result()
 
@@ -181,6 +182,7 @@ class _Training:
     key: str
     runs: Path
     tell: Callable[[Event], None]
+    patience: Patience
 
     def __post_init__(self) -> None:
         self.notes: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -188,11 +190,10 @@ class _Training:
 
     def result(self) -> TrainingResult:
         """Train as far as it is not done, and describe what came of it."""
-        journal = self.store.read() or Journal(run=self.run)
+        journal = self.patience(self.store.read) or Journal(run=self.run)
         before = len(journal.epochs)
         if not journal.finished:
-            journal = journal.started()
-            self.store.write(journal)
+            journal = self._written(journal.started())
         tracker = self._tracker()
         status = "FAILED"
         try:
@@ -218,7 +219,7 @@ class _Training:
             run_key=self.key,
             mlflow_run_id="" if tracker is None else tracker.run_id,
             mlflow_url="" if tracker is None else tracker.url,
-            checkpoint=self.store.fetch(best, self.folder_of_run / "checkpoints"),
+            checkpoint=self.patience(lambda: self.store.fetch(best, self.folder_of_run / "checkpoints")),
             best_epoch=best.epoch,
             metrics=journal.record(best.epoch).metrics,
             epochs=[record.model_dump() for record in journal.epochs],
@@ -247,17 +248,20 @@ class _Training:
         logs = self.folder_of_run / "logs" / f"attempt-{journal.attempt}"
         with DriverProcess(self._job(), logs) as driver:
             self._watch(driver, tracker, logs)
-        journal = self.store.read() or journal
+        journal = self.patience(self.store.read) or journal
         if journal.best is None:
             raise BadInput(
                 "train(run) ended without reporting an epoch",
                 file=self.folder.path / "train.py",
                 remedy="call run.report(metrics, checkpoint, epoch=epoch) at the end of every epoch",
             )
-        journal = journal.ended()
-        self.store.write(journal)
+        journal = self._written(journal.ended())
         if tracker is not None:
             tracker.update(journal)
+        return journal
+
+    def _written(self, journal: Journal) -> Journal:
+        self.patience(lambda: self.store.write(journal))
         return journal
 
     def _watch(self, driver: DriverProcess, tracker: Tracker | None, logs: Path) -> None:
@@ -298,7 +302,10 @@ class _Training:
             if event is not None:
                 self.tell(event)
             if isinstance(event, EpochDone) and tracker is not None:
-                current = self.store.read()
+                try:
+                    current = self.store.read()
+                except Unavailable:
+                    current = None  # the tracker is given the whole journal each time: the next one will do
                 if current is not None:
                     tracker.update(current)
 
@@ -311,7 +318,7 @@ class _Training:
             checkpoints=_prefix(self.spec.name, self.run) if self.on_objects else str(self.folder_of_run),
             on_objects=self.on_objects,
             connection=self.restricted,
-            patience_s=float(os.environ.get(PATIENCE_VARIABLE, "60")),
+            patience_s=patience_seconds(),
         )
 
     def _tracker(self) -> Tracker | None:

@@ -14,6 +14,7 @@ from modelport.errors import BadInput, ModelportError, Unavailable
 from modelport.training.checkpoints import CHECKPOINT_FILE, CheckpointStore, checkpoint_ref
 from modelport.training.events import EpochDone, Event, Note, Stepped
 from modelport.training.journal import CheckpointRef, EpochRecord, Journal, now_ms
+from modelport.training.patience import Patience
 
 if TYPE_CHECKING:
     import torch
@@ -66,14 +67,14 @@ class Run:
         threads: int,
         tell: Callable[[Event], None],
         share: Callable[[Any], Any],
-        patience_s: float,
+        patience: Patience,
     ) -> None:
         """Made by the harness.
 
         Args:
             tell: Hands an event to whoever watches, without waiting.
             share: Gives every worker what the first one passes; a barrier.
-            patience_s: How long an object store that is away is waited for.
+            patience: With an object store that is away.
         """
         self.spec = spec
         self.parameters = Parameters(spec.train.parameters)
@@ -87,9 +88,9 @@ class Run:
         self._store = store
         self._tell = tell
         self._share = share
-        self._patience_s = patience_s
+        self._patience = patience
         # The first worker decides for all what is resumed: another might read after the next epoch was committed.
-        self._journal = _read(store, spec.name) if rank == 0 else None
+        self._journal = patience(lambda: _read(store, spec.name)) if rank == 0 else None
         position: tuple[int, CheckpointRef | None] = share(
             None if self._journal is None else (self._journal.next_epoch, self._journal.latest)
         )
@@ -104,13 +105,15 @@ class Run:
 
         Raises:
             BadInput: the checkpoint is gone or damaged.
+            Unavailable: the object store is away.
         """
         import torch
 
-        if self._latest is None:
+        latest = self._latest
+        if latest is None:
             return None
         with tempfile.TemporaryDirectory(prefix="modelport-") as folder:
-            file = self._store.fetch(self._latest, Path(folder)) / CHECKPOINT_FILE
+            file = self._patience(lambda: self._store.fetch(latest, Path(folder))) / CHECKPOINT_FILE
             state = torch.load(file, map_location="cpu", weights_only=True)
         self._seed_epoch(self._next_epoch)
         return state
@@ -215,35 +218,22 @@ class Run:
                 _check_readable(file)
             ref = checkpoint_ref(file, epoch)
             advanced = journal.with_epoch(record, ref, select.metric, select.direction)
-            self._patiently(lambda: self._store.save(file, ref.name))
-            self._patiently(lambda: self._store.write(advanced))
+            try:
+                self._patience(lambda: self._store.save(file, ref.name))
+                self._patience(lambda: self._store.write(advanced))
+            except Unavailable as error:
+                raise Unavailable(
+                    f"the checkpoint cannot be stored: {error.message}; "
+                    + (f"that of epoch {epoch - 1} is safe" if epoch else "there is no earlier one"),
+                    file=self._store.place,
+                    remedy="when the object store answers again, run the same command: it goes on from there",
+                ) from error
         self._tell(EpochDone(record, best=advanced.best == ref))
         try:
             self._store.sweep(advanced.kept)
         except Unavailable as error:
             self._tell(Note(f"old checkpoints stay for now: {error.message}"))
         return advanced
-
-    def _patiently(self, action: Callable[[], None]) -> None:
-        """Do it; while the object store is away, again and again until patience ends."""
-        deadline = time.monotonic() + self._patience_s
-        told = False
-        while True:
-            try:
-                return action()
-            except Unavailable as error:
-                if time.monotonic() >= deadline:
-                    done = self._next_epoch
-                    raise Unavailable(
-                        f"the checkpoint cannot be stored: {error.message}; "
-                        + (f"that of epoch {done - 1} is safe" if done else "there is no earlier one"),
-                        file=self._store.place,
-                        remedy="when the object store answers again, run the same command: it goes on from there",
-                    ) from error
-                if not told:
-                    self._tell(Note(f"the object store does not answer; trying for {self._patience_s:.0f} s"))
-                    told = True
-                time.sleep(1)
 
     def _seed_epoch(self, epoch: int) -> None:
         import numpy as np

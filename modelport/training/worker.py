@@ -16,6 +16,7 @@ from modelport.training.channel import Channel
 from modelport.training.checkpoints import CheckpointStore, LocalCheckpoints, ObjectCheckpoints
 from modelport.training.events import Failed, Note
 from modelport.training.folder import load_entry
+from modelport.training.patience import Patience
 from modelport.training.run import Run
 
 
@@ -87,7 +88,8 @@ def _train(job: Job, channel: Channel, folder: Path) -> None:
     torch.set_num_threads(job.threads)
     objects = None if job.connection is None else ObjectStore.connect(job.connection, Role.TRAINER)
     dataset = job.dataset if objects is None else job.dataset.connected(objects)
-    dataset.fetch()
+    patience = Patience(job.patience_s, lambda text: channel.tell(Note(text)))
+    dataset.fetch(patience)
     entry = load_entry(folder, "train")
     if not callable(getattr(entry, "train", None)):
         raise BadInput("has no function train(run)", file=f"{job.folder}/train.py", remedy="write `def train(run)`")
@@ -102,7 +104,7 @@ def _train(job: Job, channel: Channel, folder: Path) -> None:
         threads=job.threads,
         tell=channel.tell,
         share=ray.train.collective.broadcast_from_rank_zero,
-        patience_s=job.patience_s,
+        patience=patience,
     )
     entry.train(run)
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from modelport.data import HeldOut, PushResult, list_datasets, load_dataset, loa
 from modelport.errors import BadInput, Refused, Unavailable
 from modelport.imaging import encode_png
 from modelport.objects import ObjectStore
+from modelport.training.patience import Patience
 from tests.data.small_datasets import spec_of, write_boxes, write_classes
 
 
@@ -135,6 +137,36 @@ def test_a_damaged_cache_is_fetched_again(
     cached.write_bytes(b"rotten")
     assert np.array_equal(dataset.train.image(0), truth)
     assert cached.stat().st_size == dataset.train.entry(0).size
+
+
+def test_a_store_that_is_away_for_each_file_once_costs_no_fetch(
+    folder: Path,
+    spec: ModelSpec,
+    cache: Path,
+    promoter: ObjectStore,
+    trainer: ObjectStore,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr("modelport.training.patience._PAUSE_S", 0.01)
+    pushed = push("away", folder, spec, promoter)
+    dataset = load_dataset(pushed.uri, spec, store=trainer, cache=cache)
+    get, asked = trainer.get, set[str]()
+
+    def once_away(key: str) -> bytes:
+        if key not in asked:
+            asked.add(key)
+            raise Unavailable("no answer")
+        return get(key)
+
+    monkeypatch.setattr(trainer, "get", once_away)
+    said: list[str] = []
+    with pytest.raises(Unavailable):
+        dataset.fetch()
+    dataset.fetch(Patience(5, said.append))
+    monkeypatch.undo()
+    monkeypatch.setattr(trainer, "get", Mock(side_effect=Unavailable("no answer")))
+    assert dataset.train.image(0).shape == (16, 16, 3)
+    assert "no answer; trying for 5 s" in said
 
 
 def test_a_damaged_object_is_not_trained_on(

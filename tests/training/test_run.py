@@ -3,9 +3,12 @@
 import math
 import os
 import subprocess
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -15,12 +18,13 @@ from tiny_project import MODEL_YAML, write_dataset
 from modelport.connection import Connection, Role
 from modelport.contract import ModelSpec, parse_spec
 from modelport.data import load_dataset
-from modelport.errors import BadInput, Conflict, ModelportError
+from modelport.errors import BadInput, Conflict, ModelportError, Unavailable
 from modelport.objects import ObjectStore
 from modelport.training.checkpoints import CheckpointStore, LocalCheckpoints, ObjectCheckpoints
-from modelport.training.events import EpochDone, Event
-from modelport.training.harness import find_run
+from modelport.training.events import Ended, EpochDone, Event, Note
+from modelport.training.harness import _Training, find_run
 from modelport.training.journal import Journal
+from modelport.training.patience import Patience
 from modelport.training.run import Run
 
 MakeRun = Callable[..., Run]
@@ -45,19 +49,19 @@ def events() -> list[Event]:
 def make_run(spec: ModelSpec, tmp_path: Path, events: list[Event]) -> MakeRun:
     dataset = load_dataset(str(write_dataset(tmp_path / "data")), spec, store=None, cache=tmp_path / "cache")
 
-    def make(store: CheckpointStore, rank: int = 0, world_size: int = 1) -> Run:
+    def make(store: CheckpointStore, rank: int = 0, world_size: int = 1, seen: Any = None) -> Run:
         store.write((store.read() or Journal(run="r")).started())
         return Run(
             spec,
             dataset,
-            store,
+            seen or store,
             device=torch.device("cpu"),
             rank=rank,
             world_size=world_size,
             threads=1,
             tell=events.append,
             share=lambda value: (0, None) if rank else value,
-            patience_s=0,
+            patience=Patience(0.3, lambda text: events.append(Note(text))),
         )
 
     return make
@@ -151,6 +155,86 @@ def test_a_damaged_checkpoint_is_not_resumed_from(make_run: MakeRun, store: Loca
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     with pytest.raises(BadInput, match="damaged"):
         make_run(store).resume()
+
+
+class Away:
+    """A keeper of checkpoints on an object store that is away for the first `failures` calls of each kind."""
+
+    def __init__(self, store: LocalCheckpoints, failures: int) -> None:
+        self.store, self.failures, self.calls = store, failures, Counter[str]()
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.store, name)
+
+        def call(*arguments: Any) -> Any:
+            self.calls[name] += 1
+            if self.calls[name] <= self.failures:
+                raise Unavailable(f"no answer to {name}")
+            return found(*arguments)
+
+        return call if callable(found) else found
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("modelport.training.patience._PAUSE_S", 0.01)
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_object_store_that_comes_back_costs_nothing(make_run: MakeRun, store: LocalCheckpoints, events: list[Event]):
+    make_run(store).report({"dice": 0.5}, state(1), epoch=0)
+    journal = store.read()
+    assert journal is not None
+    run = make_run(store, seen=Away(store, 2))
+    assert run.resume() is not None
+    run.report({"dice": 0.6}, state(2), epoch=1)
+    after = store.read()
+    assert after is not None
+    assert after.next_epoch == 2
+    said = [event.text for event in events if isinstance(event, Note)]
+    assert [text.partition(";")[0] for text in said] == [
+        *(f"no answer to {name}" for name in ("read", "fetch", "save", "write")),
+        "old checkpoints stay for now: no answer to sweep",
+    ]
+
+
+@pytest.mark.usefixtures("quick")
+def test_one_that_stays_away_is_told(make_run: MakeRun, store: LocalCheckpoints):
+    run = make_run(store, seen=Away(store, 0))
+    run._store.failures = 10**9
+    with pytest.raises(Unavailable, match="cannot be stored: no answer to save; there is no earlier one"):
+        run.report({"dice": 0.5}, state(), epoch=0)
+    with pytest.raises(Unavailable, match="no answer to read"):
+        make_run(store, seen=Away(store, 10**9))
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_end_of_a_training_waits_for_the_object_store(
+    make_run: MakeRun, spec: ModelSpec, store: LocalCheckpoints, tmp_path: Path
+):
+    run = make_run(store)
+    run.report({"dice": 0.5}, state(1), epoch=0)
+    away, said = Away(store, 2), list[str]()
+    parts: Any = {
+        "spec": spec,
+        "bundle": SimpleNamespace(digest="c"),
+        "dataset": SimpleNamespace(digest="d", heldout_digest=None, describe=dict),
+        **dict.fromkeys(("folder", "connection", "restricted")),
+        "on_objects": True,
+        "run": "r",
+        "key": "k",
+        "runs": tmp_path,
+        "store": away,
+    }
+    training = _Training(**parts, tell=lambda event: None, patience=Patience(0.3, said.append))
+    # Its workers are done; that the journal could not be read at an epoch's end keeps nobody.
+    driver: Any = SimpleNamespace(next_event=Mock(side_effect=[EpochDone(Mock(), best=True), Ended()]))
+    training._watch(driver, Mock(), tmp_path)
+    assert away.calls == {"read": 1}
+    training._written((store.read() or Journal(run="")).ended())
+    result = training.result()
+    assert (result.best_epoch, result.checkpoint.is_dir()) == (0, True)
+    assert [text.partition(";")[0] for text in said] == [f"no answer to {name}" for name in ("write", "read", "fetch")]
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ _TRAINING_QUOTA = {"count/jobs.batch": "5000", "pods": "1000"}
 
 CONSUMERS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "reader": (("staging/", "releases/", "promotions/", "replicas/"), ()),
-    "trainer": (("datasets/",), ("staging/", "checkpoints/")),
+    "trainer": (("datasets/",), ("staging/", "checkpoints/", "trained/")),
     "promoter": (("staging/", "replicas/"), ("uploads/", "datasets/", "heldout/", "releases/", "promotions/")),
     "server": (("releases/", "promotions/"), ("replicas/", "records/")),
 }

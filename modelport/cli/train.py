@@ -62,11 +62,13 @@ def train(
 
     With `--stack` it trains in that cluster what this checkout holds, and follows it; Ctrl-C lets it go on alone.
     """
-    from modelport.connection import Connection
+    from modelport.connection import Connection, Role
     from modelport.data import dataset_uri
-    from modelport.errors import Unavailable
+    from modelport.errors import Refused, Unavailable
+    from modelport.objects import ObjectStore
     from modelport.release import build, keep_picture
     from modelport.training import Display, start
+    from modelport.training.memory import remember
     from modelport.training.patience import Patience, patience_seconds
 
     # Whoever ends a pod sends this; as an exit it lets the training say in MLflow that it was killed.
@@ -98,6 +100,12 @@ def train(
             keep_picture(connection, result, release)
         except Unavailable as error:
             click.echo(f"note: {error}", err=True)
+        if checkpoints == "s3":
+            store = ObjectStore.connect(connection, Role.TRAINER)
+            try:
+                patience(lambda: remember(store, name, result.run_key, result.run))
+            except (Refused, Unavailable) as error:
+                click.echo(f"note: when its checkpoints have expired, this training is forgotten: {error}", err=True)
     version = "" if release.version is None else f" (version {release.version} in MLflow)"
     click.echo(f"release   {release.digest}{version}")
     click.echo(f"MLflow    {result.mlflow_url}")

@@ -43,7 +43,7 @@ class Rights:
 
 
 RIGHTS: Mapping[Identity, Rights] = {
-    Identity.TRAINER: Rights(read=("datasets/",), write=("staging/", "checkpoints/")),
+    Identity.TRAINER: Rights(read=("datasets/",), write=("staging/", "checkpoints/", "trained/")),
     Identity.PROMOTER: Rights(
         read=("staging/", "replicas/"), write=("uploads/", "datasets/", "heldout/", "releases/", "promotions/")
     ),

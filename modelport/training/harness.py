@@ -28,6 +28,7 @@ from modelport.training.identity import (
     requirements,
     run_key,
     run_name,
+    run_number,
 )
 from modelport.training.journal import Journal
 from modelport.training.patience import Patience, patience_seconds
@@ -380,8 +381,13 @@ def checkpoints_of(runs: Path, model: str, run: str, objects: ObjectStore | None
     return ObjectCheckpoints(objects, _prefix(model, run))
 
 
-def find_run(runs: Path, model: str, key: str, objects: ObjectStore | None, again: bool) -> tuple[str, CheckpointStore]:
-    """Name and keeper of the run to do: the last one of this key, or a further one if `again` and it is finished."""
+def find_run(
+    runs: Path, model: str, key: str, objects: ObjectStore | None, again: bool, done: str | None = None
+) -> tuple[str, CheckpointStore]:
+    """Name and keeper of the run to do: the last one of this key, or a further one if `again` and it is finished.
+
+    Runs up to `done` are finished, though their journals may have expired.
+    """
     finished: tuple[str, CheckpointStore] | None = None
     number = 0
     while True:
@@ -389,7 +395,8 @@ def find_run(runs: Path, model: str, key: str, objects: ObjectStore | None, agai
         run = run_name(key, number)
         store = checkpoints_of(runs, model, run, objects)
         journal = store.read()
-        if journal is not None and journal.finished:
+        expired = journal is None and done is not None and number <= run_number(done)
+        if expired or (journal is not None and journal.finished):
             finished = run, store
         elif journal is None and finished is not None and not again:
             return finished

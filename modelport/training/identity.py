@@ -45,6 +45,11 @@ def run_name(key: str, number: int = 1) -> str:
     return key[:KEY_LENGTH] if number == 1 else f"{key[:KEY_LENGTH]}-{number}"
 
 
+def run_number(run: str) -> int:
+    """Which run of its key this is: the n of `run_name`."""
+    return int(run.partition("-")[2] or 1)
+
+
 def is_run_of(run: str, key: str) -> bool:
     """Whether this is the name of a run of this key."""
     return re.fullmatch(rf"{key[:KEY_LENGTH]}(-[1-9][0-9]*)?", run) is not None

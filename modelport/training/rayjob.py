@@ -252,13 +252,16 @@ def submitted(rayjob: Mapping[str, Any]) -> Submitted:
     return Submitted(metadata["name"], phase, reason, created, (metadata.get("annotations") or {}).get(RUN, ""))
 
 
-def decide(training: Training, jobs: Sequence[Submitted], journal: Journal | None, *, again: bool) -> Decision:
+def decide(
+    training: Training, jobs: Sequence[Submitted], journal: Journal | None, done: str | None, *, again: bool
+) -> Decision:
     """Whether this training gets a RayJob now.
 
     Args:
         training: what is to be trained.
         jobs: every RayJob of it that there is.
-        journal: what its last run has reached; None where there is none.
+        journal: what its last run has reached; None where there is none, or it has expired.
+        done: its last run that is remembered to have come to its end.
         again: whether a person or a schedule wants it, though it may have been done or have failed.
     """
     newest = max(jobs, key=lambda job: (job.created, job.name), default=None)
@@ -277,13 +280,14 @@ def decide(training: Training, jobs: Sequence[Submitted], journal: Journal | Non
         return Decision(None, f"RayJob {newest.name} of this code and data failed{why}; it is not repeated", _AGAIN)
     if newest is not None:
         return Decision(None, f"RayJob {newest.name} has trained this code on this data")
-    if journal is not None and journal.finished:
-        return Decision(None, f"run {journal.run} has trained this code on this data; there is nothing new", _AGAIN)
-    if journal is not None:
-        done = len(journal.epochs)
+    if journal is not None and not journal.finished:
+        epochs = len(journal.epochs)
         return Decision(
-            None, f"run {journal.run} of this code and data was begun elsewhere ({done} epochs are done)", _AGAIN
+            None, f"run {journal.run} of this code and data was begun elsewhere ({epochs} epochs are done)", _AGAIN
         )
+    finished = done if journal is None else journal.run
+    if finished is not None:
+        return Decision(None, f"run {finished} has trained this code on this data; there is nothing new", _AGAIN)
     return Decision(rayjob_name(training.model, training.key))
 
 

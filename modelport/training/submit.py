@@ -21,6 +21,7 @@ from modelport.objects import ObjectStore
 from modelport.training import rayjob
 from modelport.training.harness import find_run
 from modelport.training.identity import ordered_spec, run_key
+from modelport.training.memory import remembered
 from modelport.training.rayjob import Submitted, Training
 
 _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -114,11 +115,14 @@ def submit(
     key = run_key(spec, code, address.digest, spec.train.workers.count)
     uri = dataset_uri(address.bucket, address.name, address.digest)
     training = Training(model, key, code, uri, address.digest)
-    last, checkpoints = find_run(Path(), model, key, store, again=False)
-    decision = rayjob.decide(training, rayjobs.of(training), checkpoints.read(), again=again)
+    done = remembered(store, model, key)
+    last, checkpoints = find_run(Path(), model, key, store, again=False, done=done)
+    decision = rayjob.decide(training, rayjobs.of(training), checkpoints.read(), done, again=again)
     if decision.name is None:
         return Submission(None, "\n".join(filter(None, (decision.reason, decision.remedy))))
-    run = find_run(Path(), model, key, store, again=True)[0] if decision.further else decision.run or last
+    run = decision.run or last
+    if decision.further:
+        run, _ = find_run(Path(), model, key, store, again=True, done=done)
     owner = rayjobs.owner(rayjob.service_account(template))
     try:
         rayjobs.create(rayjob.render(template, training, decision.name, run, owner))

@@ -20,6 +20,7 @@ from modelport.data import push
 from modelport.imaging import encode_png
 from modelport.objects import ObjectStore
 from modelport.training.journal import Journal
+from modelport.training.memory import remember
 from modelport.training.rayjob import read_template
 from modelport.training.submit import ClusterRayJobs, Command, Submission, submit
 from tests.cluster.control_plane import ControlPlane
@@ -228,6 +229,12 @@ def test_a_pair_of_code_and_data_is_submitted_once_through_its_life(site: Site) 
     assert "has trained this code" in site.submit()[1]
     for done in list(site.rayjobs()):
         site.control_plane.request("DELETE", site.path(done))
+    code, told = site.submit()
+    assert (code, site.rayjobs()) == (0, {}), told
+    assert "there is nothing new" in told
+    # Its checkpoints expire; that it was trained does not.
+    remember(trainer, site.model, run, run)
+    trainer.delete(f"checkpoints/{site.model}/{run}/journal.json")
     code, told = site.submit()
     assert (code, site.rayjobs()) == (0, {}), told
     assert "there is nothing new" in told

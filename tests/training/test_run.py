@@ -295,6 +295,11 @@ def test_a_finished_run_is_found_and_again_begins_another(tmp_path: Path):
     assert (name(again=False), name(again=True)) == ("abc-2", "abc-2")
     LocalCheckpoints(tmp_path / "abc-2").write(Journal(run="abc-2", finished=True))
     assert (name(again=False), name(again=True)) == ("abc-2", "abc-3")
+    # Their journals have expired: what is remembered says which number comes next.
+    assert [find_run(tmp_path / "gone", "tiny", "abc", None, again, "abc-2")[0] for again in (False, True)] == [
+        "abc-2",
+        "abc-3",
+    ]
 
 
 def test_a_damaged_journal_is_named(tmp_path: Path):

@@ -51,13 +51,15 @@ UNFINISHED, FINISHED = Journal(run=FIRST), Journal(run=FIRST, finished=True)
 RUNNING, DONE, FAILED = job(Phase.RUNNING), job(Phase.SUCCEEDED), job(Phase.FAILED)
 LATER = "2026-11-22T10:00:00Z"
 
-# (jobs, journal, name to create or part of the reason; with --again the name, and the run that goes on or "")
+# (jobs; journal, or the run that is remembered; name to create or part of the reason; with --again the name, and the
+# run that goes on or "")
 DECISIONS = [
     ("new", [], None, BASE, (BASE, "")),
     ("running", [RUNNING], None, "trains this code on this data already", None),
     ("running, some epochs are done", [RUNNING], UNFINISHED, "already", None),
     ("done", [DONE], FINISHED, "has trained this code", (f"{BASE}-2", "")),
     ("done, its RayJob was removed", [], FINISHED, "there is nothing new", (BASE, "")),
+    ("done, and all but the memory of it has gone", [], SECOND, f"run {SECOND} has trained", (BASE, "")),
     ("begun elsewhere", [], UNFINISHED, "was begun elsewhere", (BASE, "")),
     ("failed", [FAILED], UNFINISHED, "failed (AppFailed: out of memory)", (f"{BASE}-2", FIRST)),
     ("failed before it began", [FAILED], None, "failed", (f"{BASE}-2", FIRST)),
@@ -90,16 +92,17 @@ DECISIONS = [
     ("jobs", "journal", "expected", "again"), [case[1:] for case in DECISIONS], ids=[case[0] for case in DECISIONS]
 )
 def test_when_a_rayjob_is_created(
-    jobs: list[Submitted], journal: Journal | None, expected: str, again: tuple[str, str] | None
+    jobs: list[Submitted], journal: Journal | str | None, expected: str, again: tuple[str, str] | None
 ) -> None:
-    found = decide(TRAINING, jobs, journal, again=False)
+    there = (None, journal) if isinstance(journal, str) else (journal, None)
+    found = decide(TRAINING, jobs, *there, again=False)
     if found.name is not None:
         assert found.name == expected
     else:
         assert expected in found.reason
         passing = any(part.phase is Phase.RUNNING for part in jobs) or ("has trained" in found.reason and jobs)
         assert bool(found.remedy) == (not passing), "what does not go on by itself comes with what to do"
-    wanted = decide(TRAINING, jobs, journal, again=True)
+    wanted = decide(TRAINING, jobs, *there, again=True)
     assert (None if wanted.name is None else (wanted.name, wanted.run)) == again
     assert wanted.further == (again is not None and not again[1])
 

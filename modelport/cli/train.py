@@ -1,5 +1,6 @@
 """`modelport train` and `modelport submit`: from a model folder and a dataset to a registered release."""
 
+import re
 import signal
 import sys
 import tempfile
@@ -179,10 +180,12 @@ def _for_cluster(data_uri: str | None, overrides: tuple[str, ...], workers: int 
     """
     from modelport.errors import BadInput
 
-    if workers is not None:
+    keys = ["--workers"] if workers is not None else []
+    keys += [f"--set {override}" for override in overrides if re.match(r"train\.workers\b", override)]
+    if keys:
         raise BadInput(
-            "a stack decides how many pods train",
-            key="--workers",
+            "a stack decides how many pods train, and what each has",
+            key=keys[0],
             remedy="set modelport:models.NAME.train.workers in the stack, and `pulumi up`",
         )
     if data_uri is not None and not data_uri.startswith("s3://"):

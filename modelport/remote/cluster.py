@@ -204,7 +204,8 @@ class KubernetesCluster:
                 _request_timeout=_TIMEOUT_S,
                 **({} if seconds is None else {"since_seconds": seconds}),
             )
-        return str(text or "").splitlines()
+        # At newlines alone: what follows a progress bar's carriage return has no time in front.
+        return [line for line in str(text or "").split("\n") if line]
 
     @contextmanager
     def _explained(self, action: str, what: str) -> Generator[None]:

@@ -143,7 +143,7 @@ def nothing_done(model: str, jobs: "BundledRayJobs", submission: Submission) -> 
 
     Raises:
         BadInput: there is no data to train on.
-        ModelportError: the last RayJob failed.
+        ModelportError: the last RayJob failed, or it was deleted before its end.
     """
     if jobs.asked is None:
         raise BadInput(f"{model} cannot be trained: the stack has no version of its dataset", remedy=_push(submission))
@@ -152,6 +152,11 @@ def nothing_done(model: str, jobs: "BundledRayJobs", submission: Submission) -> 
         raise ModelportError(
             f"RayJob {newest.name} of this code and data failed: {newest.reason or 'it does not say why'}",
             remedy=f"`modelport train {model} --again` goes on with it",
+        )
+    if submission.unfinished:
+        raise ModelportError(
+            "this code is not trained on this data: it was begun, and stopped before its end",
+            remedy=f"`modelport train {model} --again` goes on after its last checkpoint",
         )
     return f"see `modelport versions {model}`"
 
@@ -412,7 +417,9 @@ def follow(view: View, tell: Callable[[str], None], pause: float = _PAUSE_S, awa
                 return ended
             answered = time.monotonic()
         except NotThere:
-            raise ModelportError("the RayJob was deleted", remedy="submit it again with the same command") from None
+            raise ModelportError(
+                "the RayJob was deleted", remedy="the same command with --again goes on after its last checkpoint"
+            ) from None
         except Unavailable as error:
             if time.monotonic() - answered > away:
                 raise

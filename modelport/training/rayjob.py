@@ -87,6 +87,8 @@ class Decision:
     """Why nothing is to be done; a line for people."""
     remedy: str = ""
     """What a person can do about it, if anything."""
+    unfinished: bool = False
+    """Whether nothing is to be done although it was begun, and nothing goes on with it."""
     further: bool = False
     """Whether a further run is wanted, beside the one that is finished."""
     run: str = ""
@@ -282,9 +284,10 @@ def decide(
         return Decision(None, f"RayJob {newest.name} has trained this code on this data")
     if journal is not None and not journal.finished:
         epochs = len(journal.epochs)
-        return Decision(
-            None, f"run {journal.run} of this code and data was begun elsewhere ({epochs} epochs are done)", _AGAIN
+        reason = (
+            f"run {journal.run} of this code and data was begun ({epochs} epochs are done); no RayJob goes on with it"
         )
+        return Decision(None, reason, _AGAIN, unfinished=True)
     finished = done if journal is None else journal.run
     if finished is not None:
         return Decision(None, f"run {finished} has trained this code on this data; there is nothing new", _AGAIN)

@@ -45,6 +45,8 @@ class Submission:
     """Name of the RayJob that was created; None where none was needed, or possible."""
     message: str
     """What to tell a person."""
+    unfinished: bool = False
+    """Whether the training was begun, and nothing goes on with it."""
 
 
 class RayJobs(Protocol):
@@ -119,7 +121,8 @@ def submit(
     last, checkpoints = find_run(Path(), model, key, store, again=False, done=done)
     decision = rayjob.decide(training, rayjobs.of(training), checkpoints.read(), done, again=again)
     if decision.name is None:
-        return Submission(None, "\n".join(filter(None, (decision.reason, decision.remedy))))
+        message = "\n".join(filter(None, (decision.reason, decision.remedy)))
+        return Submission(None, message, decision.unfinished)
     run = decision.run or last
     if decision.further:
         run, _ = find_run(Path(), model, key, store, again=True, done=done)

@@ -9,16 +9,22 @@ import signal
 import tarfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from modelport.cli.train import _for_cluster
 from modelport.connection import Connection, Role
 from modelport.contract import find_model
 from modelport.data import push
+from modelport.errors import BadInput, ModelportError
 from modelport.objects import ObjectStore
-from modelport.remote.training import follow, new_lines, waiting
+from modelport.remote.cluster import KubernetesCluster
+from modelport.remote.training import follow, new_lines, nothing_done, waiting
 from modelport.training.rayjob import Phase
+from modelport.training.submit import Submission
 from tests.cluster.garbage import collected
 from tests.remote.conftest import STACK, Person, Stack, end, until
 
@@ -136,7 +142,9 @@ def test_it_goes_on_when_nobody_follows_it_and_can_be_followed_again(stack: Stac
 
             stack.control_plane.request("DELETE", f"{TRAINING}/{name}")
             assert following.stdout is not None
-            assert "the RayJob was deleted" in following.stdout.read()
+            told = following.stdout.read()
+            assert "the RayJob was deleted" in told
+            assert "--again goes on" in told
             assert following.wait(timeout=30) == 1
         finally:
             end(following)
@@ -315,6 +323,38 @@ def test_what_a_training_prints_is_told_once_and_to_theend() -> None:
     ]
     assert seen.asked[0] is None
     assert all(seconds for seconds in seen.asked[1:]), "of a long log, only what is new"
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"workers": 3}, {"overrides": ("train.epochs=3", "train.workers.gpus=1")}, {"overrides": ("train.workers={}",)}],
+)
+def test_what_the_stack_decides_is_not_asked_of_a_cluster(given: dict[str, Any]) -> None:
+    with pytest.raises(BadInput, match="a stack decides") as caught:
+        _for_cluster(None, **{"overrides": (), "workers": None, **given})
+    assert "modelport:models.NAME.train.workers" in str(caught.value.remedy)
+    assert _for_cluster(None, ("train.workers_of_mine=3",), None) == ["--set", "train.workers_of_mine=3"]
+
+
+@pytest.mark.parametrize(("unfinished", "said"), [(False, "see `modelport versions"), (True, "stopped before its end")])
+def test_a_training_that_was_stopped_is_no_success(unfinished: bool, said: str) -> None:
+    jobs = SimpleNamespace(asked=object(), all=list)
+    submission = Submission(None, "run a was begun", unfinished)
+    if not unfinished:
+        assert said in nothing_done("dry_wet", jobs, submission)
+        return
+    with pytest.raises(ModelportError, match=said) as caught:
+        nothing_done("dry_wet", jobs, submission)
+    assert "`modelport train dry_wet --again` goes on" in str(caught.value.remedy)
+
+
+def test_a_progress_bar_does_not_end_the_following() -> None:
+    cluster = KubernetesCluster.__new__(KubernetesCluster)
+    text = "1 download\n2 10 %\r99 %\x0b\u2028end\n\n3 epoch 1/2\n"
+    cluster._core = Mock(read_namespaced_pod_log=Mock(return_value=text))
+    fresh, last = new_lines(cluster.log("n", "p", None), ("", set()))
+    assert fresh == ["download", "10 %\r99 %\x0b\u2028end", "epoch 1/2"]
+    assert new_lines(["4 epoch 2/2"], last)[0] == ["epoch 2/2"]
 
 
 def test_lines_of_one_moment_are_told_apart() -> None:

@@ -60,7 +60,7 @@ DECISIONS = [
     ("done", [DONE], FINISHED, "has trained this code", (f"{BASE}-2", "")),
     ("done, its RayJob was removed", [], FINISHED, "there is nothing new", (BASE, "")),
     ("done, and all but the memory of it has gone", [], SECOND, f"run {SECOND} has trained", (BASE, "")),
-    ("begun elsewhere", [], UNFINISHED, "was begun elsewhere", (BASE, "")),
+    ("begun elsewhere", [], UNFINISHED, "was begun (0 epochs are done); no RayJob", (BASE, "")),
     ("failed", [FAILED], UNFINISHED, "failed (AppFailed: out of memory)", (f"{BASE}-2", FIRST)),
     ("failed before it began", [FAILED], None, "failed", (f"{BASE}-2", FIRST)),
     ("trained, and its release failed", [FAILED], FINISHED, "failed", (f"{BASE}-2", FIRST)),
@@ -102,6 +102,7 @@ def test_when_a_rayjob_is_created(
         assert expected in found.reason
         passing = any(part.phase is Phase.RUNNING for part in jobs) or ("has trained" in found.reason and jobs)
         assert bool(found.remedy) == (not passing), "what does not go on by itself comes with what to do"
+        assert found.unfinished == (not jobs and journal is UNFINISHED)
     wanted = decide(TRAINING, jobs, *there, again=True)
     assert (None if wanted.name is None else (wanted.name, wanted.run)) == again
     assert wanted.further == (again is not None and not again[1])

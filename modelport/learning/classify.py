@@ -159,7 +159,7 @@ def fit_temperature(logits: Tensor, truth: Tensor) -> float:
 
 
 def measure(probabilities: Tensor, truth: Tensor) -> dict[str, float]:
-    """Metrics of probabilities [N, C] against class ids [N]; ``auroc`` only where two classes occur.
+    """Metrics of probabilities [N, C] against class ids [N]; ``auroc`` only where two classes occur, NaN if one is NaN.
 
     ``nll``, the mean negative log-likelihood, is what to select epochs by: on a few images the others take few values,
     so that epochs tie, and a lucky early one stays the best.
@@ -179,8 +179,14 @@ def measure(probabilities: Tensor, truth: Tensor) -> dict[str, float]:
         }
     present = truth.unique().tolist()
     if len(present) > 1:
-        each = [roc_auc_score(wanted == label, probabilities[:, label].numpy()) for label in present]
-        found["auroc"] = float(sum(each) / len(each))
+        # scikit-learn refuses what is not finite; the other metrics are what becomes of it.
+        each = [
+            float(roc_auc_score(wanted == label, probabilities[:, label].numpy()))
+            if probabilities[:, label].isfinite().all()
+            else math.nan
+            for label in present
+        ]
+        found["auroc"] = sum(each) / len(each)
     return found
 
 

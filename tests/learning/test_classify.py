@@ -94,5 +94,12 @@ def test_metrics() -> None:
     assert found["calibration_error"] == pytest.approx((0.1 + 0.2 + 0.6 + 0.3) / 4)
 
 
+def test_metrics_of_a_training_that_diverged() -> None:
+    """It can be reported, and so the training can end: NaN is never the best."""
+    found = measure(torch.tensor([[0.9, 0.1], [math.nan, math.nan]]), torch.tensor([0, 1]))
+    assert set(found) == {"nll", "accuracy", "balanced_accuracy", "f1", "calibration_error", "auroc"}
+    assert math.isnan(found["auroc"])
+
+
 def test_metrics_of_one_class_have_no_auroc() -> None:
     assert "auroc" not in measure(torch.tensor([[0.9, 0.1]]), torch.tensor([0]))

@@ -174,8 +174,14 @@ def _compare(
 
 
 def _found(store: "ObjectStore", connection: "Connection", model: str, name: str | None) -> "Release":
-    """The release that is meant, verified, from staging, or where that has expired, from what was promoted."""
+    """The release that is meant, verified, from staging, or where that has expired, from what was promoted.
+
+    Raises:
+        BadInput: it has expired, and was never promoted.
+        Refused: it has expired, and this connection may not read what was promoted.
+    """
     from modelport.connection import Role
+    from modelport.errors import BadInput, Refused
     from modelport.objects import NotFound, ObjectStore
     from modelport.project import state_folder
     from modelport.promotion.catalogue import resolve
@@ -187,7 +193,18 @@ def _found(store: "ObjectStore", connection: "Connection", model: str, name: str
     try:
         return Release.fetch(store, staging_prefix(model), digest, place)
     except NotFound:
+        expired = f"release {digest[:12]} of {model} has expired from staging"
+    if Role.SERVER not in connection.s3_keys:
+        raise Refused(
+            f"{expired}, and this connection may not read what was promoted",
+            remedy="ask for the role reader (modelport:access of the stack), or for a connection with the server's key",
+        )
+    try:
         return Release.fetch(ObjectStore.connect(connection, Role.SERVER), RELEASES, digest, place)
+    except NotFound:
+        raise BadInput(
+            f"{expired}, and was never promoted", remedy=f"train it once more: `modelport train {model} --again`"
+        ) from None
 
 
 def _dataset(

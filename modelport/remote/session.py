@@ -195,7 +195,7 @@ class _Held(BaseModel):
 
 def _credentials(found: Found, wanted: Wanted) -> tuple[dict[Person, _Held], dict[Person, str]]:
     """What each role that is of use holds, and of each why not. A role that was asked for by name has to be there."""
-    may_need = {person for use in wanted.uses for person in NEEDS[use].people}
+    may_need = {person for use in wanted.uses for person in (*NEEDS[use].people, *NEEDS[use].beside.values())}
     asked = [person for person in Person if person in (may_need if wanted.people is None else wanted.people)]
     held: dict[Person, _Held] = {}
     why: dict[Person, str] = {person: f"{person}: not asked for" for person in Person}
@@ -218,8 +218,11 @@ def _credentials(found: Found, wanted: Wanted) -> tuple[dict[Person, _Held], dic
 def _enough(uses: Collection[Use], held: Mapping[Person, object], person: Person) -> bool:
     """Whether a role would add nothing: whoever needs it is content with one held already, which has fewer rights."""
     return not any(
-        person in NEEDS[use].people
-        and not any(other in held for other in NEEDS[use].people[: NEEDS[use].people.index(person)])
+        person in NEEDS[use].beside.values()
+        or (
+            person in NEEDS[use].people
+            and not any(other in held for other in NEEDS[use].people[: NEEDS[use].people.index(person)])
+        )
         for use in uses
     )
 

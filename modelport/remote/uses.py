@@ -1,7 +1,7 @@
 """What each command needs of a stack, and the connection that holds that and nothing more. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import PurePath
 
@@ -32,6 +32,7 @@ class Use(StrEnum):
     ASK = "ask"
     LOAD = "load"
     TRAIN = "train"
+    EXPORT = "export"
     DECIDE = "decide"
     PUSH = "push"
     LIST = "list"
@@ -45,6 +46,8 @@ class Need:
     """Whose credentials do, those with the fewest rights first; none needs none."""
     asks: tuple[Role, ...] = ()
     """The identity that the commands ask their connection for: they get the credentials under this name."""
+    beside: Mapping[Role, Person] = field(default_factory=dict[Role, Person])
+    """Further identities, and whose credentials they get, if the user has them: the commands do with less."""
     tracking: bool = False
     """Whether MLflow is used."""
     gateway: bool = False
@@ -64,6 +67,8 @@ NEEDS: Mapping[Use, Need] = {
     Use.ASK: Need(gateway=True),
     Use.LOAD: Need((Person.READER, Person.PROMOTER), (Role.SERVER,), gateway=True),
     Use.TRAIN: Need((Person.TRAINER,), (Role.TRAINER,), tracking=True, cluster=True),
+    # What has expired from staging may have been promoted.
+    Use.EXPORT: Need((Person.TRAINER,), (Role.TRAINER,), {Role.SERVER: Person.READER}, tracking=True),
     Use.DECIDE: Need((Person.PROMOTER,), (Role.PROMOTER,), tracking=True),
     Use.PUSH: Need((Person.PROMOTER,), (Role.PROMOTER,)),
     Use.LIST: Need((Person.TRAINER, Person.PROMOTER), (Role.TRAINER,)),
@@ -82,7 +87,7 @@ _COMMANDS: Mapping[str, Use] = {
     "predict": Use.ASK,
     "loadtest": Use.LOAD,
     "train": Use.TRAIN,
-    "export": Use.TRAIN,
+    "export": Use.EXPORT,
     "gate": Use.DECIDE,
     "promote": Use.DECIDE,
     "rollback": Use.DECIDE,
@@ -146,11 +151,13 @@ def connection_for(
         return None
     urls = {service: place.urls[service] for service in need.services}
     tracked = credentials if need.tracking else None
+    keys = {} if credentials is None else dict.fromkeys(need.asks, credentials.key)
+    keys |= {role: held[person].key for role, person in need.beside.items() if person in held}
     return Connection(
         s3_endpoint=urls.get(Service.S3, ""),
         s3_region=place.s3_region,
         bucket=place.bucket,
-        s3_keys={} if credentials is None else dict.fromkeys(need.asks, credentials.key),
+        s3_keys=keys,
         tracking_uri=urls.get(Service.MLFLOW, ""),
         tracking_username=None if tracked is None else tracked.tracking_username,
         tracking_password=None if tracked is None else tracked.tracking_password,

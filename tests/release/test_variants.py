@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -16,13 +17,14 @@ from click.testing import CliRunner
 from torch import nn
 
 from components.versions import Image
-from modelport.cli.export import _selection_name
+from modelport.cli.export import _found, _selection_name
 from modelport.cli.export import export as export_command
-from modelport.connection import Connection
+from modelport.connection import Connection, Role, S3Key
 from modelport.contract import ModelFolder, Precision, Task, apply_overrides, parse_config
 from modelport.data import load_dataset
-from modelport.errors import BadInput, ModelportError, Unavailable
+from modelport.errors import BadInput, ModelportError, Refused, Unavailable
 from modelport.imaging import decode
+from modelport.objects import NotFound
 from modelport.release import (
     FP32,
     INT8,
@@ -551,6 +553,32 @@ def test_plans_of_different_things_have_different_names() -> None:
     assert len(names) == 5
     config = parse_config(redness.CONFIGS["postprocess"], "here")
     assert tensorrt.shapes(config)["--maxShapes"].startswith("logits:1x1x32x32")
+
+
+def test_a_release_that_has_expired_from_staging_is_taken_from_what_was_promoted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELPORT_STATE", str(tmp_path))
+    digest, key = "a" * 64, S3Key(access_key="a", secret_key="s")
+    store, promoted = Mock(list=Mock(return_value=[])), {digest}
+
+    def fetch(store: object, prefix: str, digest: str, place: Path) -> str:
+        if prefix == "releases" and digest in promoted:
+            return "the release"
+        raise NotFound("there is no such object")
+
+    monkeypatch.setattr(Release, "fetch", fetch)
+
+    def found(*roles: Role) -> object:
+        connection = Connection(s3_endpoint="http://127.0.0.1:9", s3_keys=dict.fromkeys(roles, key), tracking_uri="")
+        return _found(store, connection, "m", digest)
+
+    assert found(Role.TRAINER, Role.SERVER) == "the release"
+    with pytest.raises(Refused, match="has expired from staging, and this connection may not read"):
+        found(Role.TRAINER)
+    promoted.clear()
+    with pytest.raises(BadInput, match="has expired from staging, and was never promoted"):
+        found(Role.TRAINER, Role.SERVER)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ def holders(person: Person, *options: str) -> dict[str, set[str]]:
     ("who", "expected"),
     [
         ("reader", {"look": {"reader"}}),
-        ("trainer", {"look": {"reader"}, "train": {"trainer"}, "list": {"trainer"}}),
+        ("trainer", {"look": {"reader"}, "train": {"trainer"}, "export": {"reader", "trainer"}, "list": {"trainer"}}),
         (
             "promoter",
             {"look": {"reader"}, "decide": {"promoter"}, "push": {"promoter"}, "list": {"promoter"}},

@@ -2,13 +2,23 @@
 
 import pytest
 
-from modelport.connection import Connection
+from modelport.connection import Cluster, Connection, S3Key
 from modelport.errors import ModelportError
 from modelport.remote import directory
 from modelport.remote.directory import SecretPlace, ServicePlace, parse, service_of
 from modelport.remote.stacks import Named, read_outputs
 from modelport.remote.training import failure
-from modelport.remote.uses import NEEDS, Person, Service, Use, own_command, use_of
+from modelport.remote.uses import (
+    NEEDS,
+    Credentials,
+    Person,
+    Place,
+    Service,
+    Use,
+    connection_for,
+    own_command,
+    use_of,
+)
 
 DATA = {
     "s3_endpoint": "http://object-store.modelport-registry.svc:9000",
@@ -29,6 +39,7 @@ LABELS = {"modelport.dev/stack": "dev"}
         ("modelport data list road", Use.LIST),
         ("modelport loadtest polyp_seg", Use.LOAD),
         ("modelport train versions", Use.TRAIN),
+        ("modelport export polyp_seg --compare", Use.EXPORT),
         ("modelport new versions", None),
         ("modelport local up", None),
         ("modelport", None),
@@ -51,6 +62,22 @@ def test_only_what_writes_gets_what_writes() -> None:
     assert {use for use, need in NEEDS.items() if need.gateway} == {Use.ASK, Use.LOAD}
     assert NEEDS[Use.ASK].services == {Service.GATEWAY}
     assert NEEDS[Use.PUSH].services == {Service.S3}
+
+
+def test_an_export_reads_what_was_promoted_where_its_user_may() -> None:
+    place = Place("r", "b", dict.fromkeys(Service, "http://x"), Cluster(context="c", namespace="n"))
+    held = {
+        person: Credentials(S3Key(access_key=person, secret_key="s"), None, None)
+        for person in (Person.READER, Person.TRAINER)
+    }
+
+    def keys(*people: Person) -> dict[str, str]:
+        found = connection_for(NEEDS[Use.EXPORT], place, {person: held[person] for person in people}, None)
+        return {} if found is None else {role: key.access_key for role, key in found.s3_keys.items()}
+
+    assert keys(Person.READER, Person.TRAINER) == {"trainer": "trainer", "server": "reader"}
+    assert keys(Person.TRAINER) == {"trainer": "trainer"}
+    assert keys(Person.READER) == {}
 
 
 def test_a_directory_says_where_things_are() -> None:

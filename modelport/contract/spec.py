@@ -24,6 +24,8 @@ from modelport.errors import BadInput
 SPEC_FILE = "model.yaml"
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+ModelName = Annotated[str, Field(pattern=r"^[a-z]([a-z0-9_]{0,38}[a-z0-9])?$")]
+"""Of a model or a pool of servers: what Kubernetes takes when each _ has become a -."""
 Quantity = Annotated[str, Field(pattern=r"^[1-9][0-9]*(Mi|Gi)$", examples=["4Gi"])]
 Duration = Annotated[str, Field(pattern=r"^[1-9][0-9]*(s|m|h|d)$", examples=["30m", "2h"])]
 Scalar = StrictBool | StrictInt | StrictFloat | StrictStr
@@ -116,9 +118,6 @@ class TrainSpec(_Section):
     )
     seed: int = Field(default=0, ge=0, description="Seed of the selection split, initial weights and data order.")
     select: SelectSpec = Field(description="Which epoch is released.")
-    search: dict[Name, list[Scalar]] = Field(
-        default_factory=dict, description="Values to try for parameters, by name, in a hyperparameter search."
-    )
     workers: WorkersSpec = Field(default_factory=WorkersSpec, description="The processes that train.")
     schedule: str | None = Field(
         default=None,
@@ -158,7 +157,7 @@ class ServeSpec(_Section):
         default_factory=dict, description="Parallel instances by step (preprocess, network, postprocess); 1 by default."
     )
     threads: int = Field(default=1, ge=1, le=64, description="Threads inside one instance.")
-    pool: Name | None = Field(default=None, description="Server pool to share; null gives the model its own.")
+    pool: ModelName | None = Field(default=None, description="Server pool to share; null gives the model its own.")
     latency_ms: float = Field(default=500, gt=0, description="Service-level objective: 99th percentile in ms.")
     requests_per_second: float = Field(default=1, gt=0, description="Service-level objective: requests per second.")
 
@@ -166,7 +165,7 @@ class ServeSpec(_Section):
 class ModelSpec(_Section):
     """A model folder's ``model.yaml``."""
 
-    name: Name = Field(description="Name of the model; the same as its folder.")
+    name: ModelName = Field(description="Name of the model; the same as its folder.")
     task: Task = Field(description="What the model answers; decides its inputs, outputs and metrics.")
     owner: str = Field(min_length=1, description="Team or person who answers for the model.")
     description: str = Field(default="", description="One sentence for lists and pages.")
@@ -210,6 +209,9 @@ def parse_spec(text: str, file: Path | str = SPEC_FILE) -> ModelSpec:
         data: Any = YAML(typ="safe", pure=True).load(text)  # pyright: ignore[reportUnknownMemberType]
     except YAMLError as error:
         raise BadInput(f"is not valid YAML: {error}", file=file) from None
+    if isinstance(data, dict) and isinstance(data.get("train"), dict):  # pyright: ignore[reportUnknownMemberType]
+        # Releases from before carry it. Nothing ever read it, and a folder's own model.yaml may not have it any more.
+        data["train"].pop("search", None)  # pyright: ignore[reportUnknownMemberType]
     return _validated(data, Source(Path(file), {}, {}))
 
 
@@ -330,8 +332,7 @@ def _disagreements(spec: ModelSpec) -> list[tuple[tuple[str, ...], str]]:
     if spec.data.group_pattern is not None and not _has_one_group(spec.data.group_pattern):
         message = f"is {spec.data.group_pattern!r}, no regular expression with exactly one group in parentheses"
         found.append((("data", "group_pattern"), message))
-    unknown = sorted(set(spec.train.search) - set(spec.train.parameters))
-    return found + [(("train", "search", name), "is no parameter of train.parameters") for name in unknown]
+    return found
 
 
 def _has_one_group(pattern: str) -> bool:

@@ -294,7 +294,7 @@ def _is_divided(folder: Path, task: Task, classes: Sequence[str]) -> bool:
 
 def _validation(folder: Path, task: Task, classes: Sequence[str]) -> Path | None:
     """The folder that a dataset brings for the gate; None if it brings none."""
-    names = [name for name in HELDOUT_FOLDERS[task] if task is not Task.CLASSIFY or name not in classes]
+    names = [name for name in HELDOUT_FOLDERS if task is not Task.CLASSIFY or name not in classes]
     found = [folder / name for name in names if (folder / name).is_dir()]
     if len(found) > 1:
         raise BadInput(f"is there beside {found[0].name}/", file=found[1], remedy="keep one folder that is held out")

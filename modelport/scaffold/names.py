@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pydantic import TypeAdapter, ValidationError
 
 from modelport.contract import Task
-from modelport.contract.spec import Name
+from modelport.contract.spec import ModelName
 from modelport.contract.triton_check import PIPELINE_STEPS
 from modelport.errors import BadInput
 
@@ -29,11 +29,11 @@ def check_name(name: str) -> None:
         BadInput: with a name to use instead.
     """
     try:
-        TypeAdapter(Name).validate_python(name)
+        TypeAdapter(ModelName).validate_python(name)
     except ValidationError:
         raise BadInput(
             f"{name!r} cannot be the name of a model: small letters, digits and _ only, a letter first, "
-            f"{_LONGEST} characters at most",
+            f"no _ last, {_LONGEST} characters at most",
             key="NAME",
             remedy=f"call it {suggested(name)}",
         ) from None

@@ -97,6 +97,14 @@ def test_without_validation_the_heldout_split_is_carved_and_said_so(folder: Path
     assert not set(heldout.ids) & {*dataset.train.ids, *dataset.selection.ids}
 
 
+@pytest.mark.parametrize("name", ["valid", "val"])
+def test_the_held_out_split_has_the_names_that_other_tasks_take(folder: Path, spec: ModelSpec, cache: Path, name: str):
+    before = load_heldout(str(folder), spec, store=None, cache=cache).ids
+    (folder / "validation").rename(folder / name)
+    assert load_heldout(str(folder), spec, store=None, cache=cache).ids == before
+    assert load(folder, spec, cache).remarks == ()
+
+
 def test_what_is_held_out_stays_so_when_examples_are_added(folder: Path, spec: ModelSpec, cache: Path):
     shutil.rmtree(folder / "validation")
     before = set(load_heldout(str(folder), spec, store=None, cache=cache).ids)

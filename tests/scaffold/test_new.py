@@ -148,6 +148,7 @@ def test_the_command_says_what_to_do_next_from_where_it_was_called(root: Path, m
         ("3d lungs", "model_3d_lungs"),
         ("Größe", "grosse"),
         ("_x_", "x"),
+        ("x_", "x"),
         ("../escape", "escape"),
         ("x" * 41, "x" * 40),
         ("network", "network_model"),

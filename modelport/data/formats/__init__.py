@@ -63,11 +63,7 @@ FORMATS: Mapping[Task, Format] = {
     Task.CLASSIFY: Classification(),
 }
 
-HELDOUT_FOLDERS: Mapping[Task, tuple[str, ...]] = {
-    Task.SEGMENT: ("validation",),
-    Task.DETECT: ("validation", "valid", "val"),
-    Task.CLASSIFY: ("validation", "valid", "val"),
-}
+HELDOUT_FOLDERS = ("validation", "valid", "val")
 """Names of the folder beside ``train/`` that is held out, where a dataset brings one."""
 
 

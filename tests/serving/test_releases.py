@@ -10,12 +10,22 @@ from modelport.serving.gateway.releases import Heard, ModelView, choose, remembe
 
 
 def replica(
-    name: str, loaded: str, *, desired: str | None, serving: str | None = None, ready: bool = True
+    name: str,
+    loaded: str,
+    *,
+    desired: str | None,
+    serving: str | None = None,
+    ready: bool = True,
+    error: str | None = None,
+    source_error: str | None = None,
 ) -> ReplicaState:
     """Digests are letters here."""
     releases = tuple(release(digest) for digest in loaded)
-    state = ModelState(desired=desired, serving=serving, loaded=releases, error=None, since=datetime.now(UTC))
-    return ReplicaState(replica=name, ready=ready, models={"m": state})
+    state = ModelState(desired=desired, serving=serving, loaded=releases, error=error, since=datetime.now(UTC))
+    return ReplicaState(replica=name, ready=ready, models={"m": state}, source_error=source_error)
+
+
+AWAY = "the store is away"
 
 
 def release(digest: str) -> LoadedRelease:
@@ -58,6 +68,53 @@ CASES = [
         [replica("1", "AB", desired="A"), replica("2", "AB", desired="B")],
         "B",
         "B",
+    ),
+    # A is taken back and B desired: whoever cannot read that goes on saying that A is.
+    (
+        "one is cut off with what was taken back",
+        [replica("1", "A", desired="A", source_error=AWAY), replica("2", "B", desired="B")],
+        "A",
+        "B",
+    ),
+    (
+        "most are cut off with what was taken back",
+        [
+            replica("1", "A", desired="A", source_error=AWAY),
+            replica("2", "A", desired="A", source_error=AWAY),
+            replica("3", "B", desired="B"),
+        ],
+        "A",
+        "B",
+    ),
+    (
+        "all have both, and one that is cut off wants the other",
+        [replica("1", "AB", desired="A", source_error=AWAY), replica("2", "AB", desired="B")],
+        "A",
+        "B",
+    ),
+    (
+        "most cannot load what is desired",
+        [replica("1", "A", desired="B", error="refused")] * 2 + [replica("3", "B", desired="B")],
+        "A",
+        "B",
+    ),
+    (
+        "most are still on their way to what is desired",
+        [replica("1", "A", desired="B"), replica("2", "A", desired="B"), replica("3", "B", desired="B")],
+        "A",
+        "A",
+    ),
+    (
+        "as long as one has both, what all have",
+        [replica("1", "A", desired="A", source_error=AWAY), replica("2", "AB", desired="B")],
+        "A",
+        "A",
+    ),
+    (
+        "all are cut off: stay",
+        [replica("1", "AB", desired="A", source_error=AWAY), replica("2", "AB", desired="B", source_error=AWAY)],
+        "A",
+        "A",
     ),
 ]
 

@@ -5,7 +5,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +25,7 @@ from modelport.imaging import encode_png
 from modelport.local import ports
 from modelport.serving import LoadedRelease, ModelState, ReplicaState, hash_key, new_key
 from modelport.serving.gateway.app import create_app
+from modelport.serving.gateway.releases import ModelView, ReleaseTable
 from modelport.serving.gateway.replicas import Place, Replica, places, resolve
 from modelport.serving.gateway.settings import GatewaySettings
 from tests.serving.waiting import until
@@ -175,6 +176,30 @@ def stubs() -> Iterator[list[Stub]]:
     yield made
     for stub in made:
         stub.close()
+
+
+def test_what_a_dead_agent_said_is_desired_does_not_outvote_one_that_lives(stubs: list[Stub]) -> None:
+    one, two = stubs
+    known = [Place(f"http://{stub.address}:{stub.agent_port}", f"{stub.address}:{stub.triton_port}") for stub in stubs]
+
+    async def keep(tritons: Collection[str]) -> None:
+        pass
+
+    async def looked() -> list[ModelView]:
+        table = ReleaseTable(known, 1.0, keep)
+        views: list[ModelView] = []
+        for _ in range(2):
+            await table.refresh()
+            views.append(table.models["shared"])
+            one.agent.server_close()
+            one.agent.shutdown()
+            two.models["shared"] = "b"  # rolled back to, while `one` still has what was taken back
+        await table.close()
+        return views
+
+    before, after = asyncio.run(looked())
+    assert (before.active, len(before.at)) == (release("shared", "a"), 2)
+    assert (after.active, after.at, after.desired) == (release("shared", "b"), (known[1].triton,), "b" * 64)
 
 
 def test_a_gateway_follows_the_replicas_behind_a_name(

@@ -65,28 +65,34 @@ def choose(heard: Sequence[Heard], before: Mapping[str, ModelView]) -> dict[str,
     """The release to send to, by model; `before` is what was chosen last.
 
     Each model is judged by the replicas that serve it: those of other pools do not count, nor does what else a replica
-    serves. A new release takes over when every one of them has it. Where they have none in common (one was replaced in
-    the middle of a change), the most common is taken, and requests go on to a replica that has it.
+    serves. A new release takes over when every one of them has it. Where they have none in common, the desired one is
+    taken if all that can get it have it: a replica that cannot read what is desired, or cannot load it, may hold a
+    release that was taken back, and is not waited for. While one is on its way, the most common release is taken.
     """
     models = sorted({model for replica in heard for model in replica.state.models})
     return {model: _choose(model, heard, before.get(model)) for model in models}
 
 
 def _choose(model: str, heard: Sequence[Heard], before: ModelView | None) -> ModelView:
-    knowing = [replica for replica in heard if model in replica.state.models]
+    # Those that cannot read what is desired come last: what they say is desired was so once.
+    knowing = sorted((r for r in heard if model in r.state.models), key=lambda r: r.state.source_error is not None)
     holders = [replica for replica in knowing if replica.state.models[model].loaded]
     # A replica that is not ready for another model's sake counts all the same if it serves this one.
     holders = [r for r in holders if r.state.ready or r.state.models[model].serving] or holders
     views = [replica.state.models[model] for replica in holders]
     releases = {release.digest: release for view in views for release in view.loaded}
     counts = Counter(release.digest for view in views for release in view.loaded)
-    desired = {view.desired for view in views if view.desired}
+    reading = [replica.state.models[model] for replica in holders if replica.state.source_error is None]
+    desired = {view.desired for view in reading or views if view.desired}
+    on_their_way = [{release.digest for release in view.loaded} for view in reading if view.error is None]
     current = before.active.digest if before and before.active else None
 
-    def rank(digest: str) -> tuple[int, bool, bool, bool, str]:
+    def rank(digest: str) -> tuple[bool, bool, int, bool, bool, bool, str]:
+        wanted = digest in desired
+        arrived = wanted and all(digest in loaded for loaded in on_their_way)
         serving = any(view.serving == digest for view in views)
         # The digest itself comes last, so that several gateways choose alike.
-        return (counts[digest], digest in desired, digest == current, serving, digest)
+        return (counts[digest] == len(views), arrived, counts[digest], wanted, digest == current, serving, digest)
 
     best = max(releases, key=rank, default=None)
     everyone = [replica.state.models[model] for replica in knowing]
@@ -231,7 +237,10 @@ class ReleaseTable:
             self._states[replica] = ReplicaState.model_validate_json(answer.content)
             self._away.discard(replica)
         except (httpx.HTTPError, ValidationError) as error:
-            # A dead agent takes nothing out of Triton: what it said last still holds until Triton says otherwise.
+            # A dead agent takes nothing out of Triton: what it said last still holds until Triton says otherwise. What
+            # is desired now it does not know.
             if replica not in self._away:
                 log.warning("the agent at %s does not answer (%s); what it said last goes on", replica.agent, error)
             self._away.add(replica)
+            if (said := self._states.get(replica)) is not None:
+                self._states[replica] = said.model_copy(update={"source_error": "the agent does not answer"})

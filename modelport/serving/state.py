@@ -42,7 +42,8 @@ class ReplicaState(_Message):
     replica: str = Field(description="Name of the replica, unique in its pool.")
     ready: bool = Field(
         description="Triton answers, and every model is served, refused for a stated reason, or has no version yet; a "
-        "model that was added later is not waited for while others are served."
+        "model that was added later is not waited for while others are served. One that serves nothing must have read "
+        "that nothing is desired."
     )
     models: dict[str, ModelState] = Field(description="By name of the model.")
     source_error: str | None = Field(

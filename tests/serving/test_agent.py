@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelport.connection import Role
+from modelport.connection import Connection, Role, S3Key
 from modelport.errors import ModelportError
-from modelport.serving import Heartbeat
+from modelport.serving import AgentSettings, Heartbeat, Pace
+from modelport.serving.agent.main import Agent
 from tests.serving import tiny_int8
 from tests.serving import tiny_release as tiny
 from tests.serving.waiting import until
@@ -369,3 +370,18 @@ def test_a_replica_whose_only_model_has_no_version_yet_is_ready(stand, start) ->
     until(lambda: agent.get("/readyz").is_success, "the replica to be ready: there is nothing to wait for")
     state = agent.state().models["unpromoted"]
     assert (state.desired, state.serving, state.error) == (None, None, None)
+
+
+def test_a_replica_that_serves_nothing_is_ready_only_after_it_read_that_nothing_is_desired(tmp_path: Path) -> None:
+    pins = tmp_path / "pins.json"
+    settings = AgentSettings(tmp_path / "repository", pins=pins, pace=Pace(interval=0.05))
+    keys = {Role.SERVER: S3Key(access_key="key", secret_key="secret")}
+    agent = Agent(settings, Connection(s3_endpoint="http://127.0.0.1:9", s3_keys=keys, triton_grpc="127.0.0.1:9"))
+    agent.start()
+    try:
+        until(lambda: agent.state().source_error, "the source to be found away")
+        assert not agent.state().ready, "Kubernetes would end the last replica that serves"
+        pins.write_text("{}")
+        until(lambda: agent.state().ready, "the replica to be ready: there is nothing to serve")
+    finally:
+        agent.stop()

@@ -107,9 +107,13 @@ class Agent:
         workers = dict(self._workers)
         models = {model: worker.state for model, worker in sorted(workers.items())}
         settled = not any(worker.holds_up for worker in workers.values())
-        useful = any(state.serving for state in models.values()) or all(m.desired is None for m in models.values())
+        # That there is nothing to serve is known only where the source was read: else a new replica would be ready with
+        # nothing, and the last one that serves be ended for it.
+        error = self._source_error
+        idle = error is None and all(state.desired is None for state in models.values())
+        useful = any(state.serving for state in models.values()) or idle
         ready = self._asked and settled and useful
-        return ReplicaState(replica=self._replica, ready=ready, models=models, source_error=self._source_error)
+        return ReplicaState(replica=self._replica, ready=ready, models=models, source_error=error)
 
     def _states(self) -> Mapping[str, ModelState]:
         return self.state().models
@@ -183,7 +187,8 @@ def create_app(agent: Agent) -> Any:
     def readyz(_: Request) -> Response:
         state = agent.state()
         errors = {model: m.error for model, m in state.models.items() if m.error}
-        return JSONResponse({"ready": state.ready, "errors": errors}, status_code=200 if state.ready else 503)
+        answer = {"ready": state.ready, "errors": errors, "source_error": state.source_error}
+        return JSONResponse(answer, status_code=200 if state.ready else 503)
 
     def state(_: Request) -> Response:
         return Response(agent.state().model_dump_json(), media_type="application/json")

@@ -1,13 +1,13 @@
 """The page as somebody uses it who reads labels and buttons, in a real Chromium."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, Request, Route, expect, sync_playwright
 
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -138,6 +138,25 @@ class Reader:
 
     def press(self) -> None:
         self.page.get_by_role("button", name="Predict").click()
+
+    @contextmanager
+    def held(self, urls: str, status: int) -> Iterator[Callable[[], None]]:
+        """Hold back requests to such addresses until the function is called; they are then let go, or fail so."""
+        waiting: list[Route] = []
+
+        def go_on() -> None:
+            assert waiting, "nothing was asked"
+            for route in waiting:
+                if status == 200:
+                    route.continue_()
+                else:
+                    route.fulfill(status=status, json={"reason": "busy"})
+
+        self.page.route(urls, lambda route: waiting.append(route))
+        try:
+            yield go_on
+        finally:
+            self.page.unroute(urls)
 
     def overlay(self) -> tuple[int, int, str]:
         """Width and height of the overlay as the browser decoded it, and its URL."""

@@ -117,6 +117,44 @@ def test_another_version_answers_when_it_is_chosen(reader: Reader, site: Site) -
     )
 
 
+def test_an_answer_goes_when_another_image_is_chosen(reader: Reader, site: Site) -> None:
+    """One patient's answer must never stand beside another patient's picture."""
+
+    def nothing_said(words: str) -> None:
+        expect(reader.status).to_contain_text(words)
+        expect(reader.page.locator("#mp-overlay img")).to_have_count(0)
+        expect(reader.details).to_have_text("")
+
+    def answered() -> None:
+        reader.predict()
+        reader.overlay()
+        expect(reader.details).to_contain_text("This answer")
+
+    reader.show_models(site.gateway.key)
+    reader.choose("Model", site.model(Task.SEGMENT))
+    reader.give("one.png", encode_png(tiny.image()))
+    answered()
+    reader.give("two.png", encode_png(RED))
+    nothing_said("Not asked about this image yet")
+    answered()
+    reader.drop("three.png", encode_png(tiny.image(3)))
+    nothing_said("Not asked about this image yet")
+    answered()
+    reader.page.get_by_role("button", name="Show models").click()
+    nothing_said("4 models, 3 ready")
+
+    # An answer, or a failure, that is still on its way says nothing of the image that was chosen meanwhile.
+    for status in (200, 503):
+        with reader.held("**/predict*", status) as go_on:
+            reader.press()
+            expect(reader.status).to_contain_text("Asking the model")
+            reader.give(f"while-{status}.png", encode_png(RED))
+            go_on()
+            expect(reader.page.get_by_role("button", name="Predict")).to_be_enabled()
+        nothing_said("Not asked about this image yet")
+    answered()
+
+
 def test_what_goes_wrong_is_told_in_words(reader: Reader, site: Site) -> None:
     reader.show_models(site.gateway.key)
     reader.choose("Model", site.model(Task.SEGMENT))

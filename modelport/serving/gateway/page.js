@@ -1,6 +1,6 @@
 // What the page does, in the browser. It asks the API that this gateway serves to everybody; the key is held by the key
 // field of this tab and goes into the X-API-Key header of these requests, and nowhere else. Gradio runs this once, with
-// `element` for the part of the page where images are dropped.
+// `element` for the part of the page where images are dropped, and `trigger` for its events.
 const MAX_BYTES = __MAX_BYTES__;
 const SECONDS = 120;
 const api = (path) => new URL(`../v1/${path}`, document.baseURI);
@@ -36,6 +36,8 @@ const short = (digest) => digest.slice(0, 12);
 const update = (properties) => ({ __type__: "update", ...properties });
 const note = (text) => `<div id="mp-status" class="mp-note" role="status">${escaped(text)}</div>`;
 const problem = (text) => `<div id="mp-status" class="mp-problem" role="alert">${escaped(text)}</div>`;
+// Status, overlay and details without an answer: what was said of another image or model must not stand beside this one.
+const only = (status) => [status, update({ visible: false, value: null }), ""];
 
 async function ask(path, key, options = {}) {
   if (!key) throw new Refused("Give your API key first.");
@@ -76,16 +78,16 @@ async function models(key) {
     known = (await ask("models", key)).models;
   } catch (error) {
     known = [];
-    return [nothing, nothing, said(error)];
+    return [nothing, nothing, ...only(said(error))];
   }
-  if (known.length === 0) return [nothing, nothing, problem("No model is served here yet.")];
+  if (known.length === 0) return [nothing, nothing, ...only(problem("No model is served here yet."))];
   const choices = known.map(({ name, ready }) => [ready ? name : `${name} (not ready)`, name]);
   const first = (known.find(({ ready }) => ready) ?? known[0]).name;
   const ready = known.filter((model) => model.ready).length;
   return [
     update({ choices, value: first }),
     versions(first),
-    note(`${known.length} ${known.length === 1 ? "model" : "models"}, ${ready} ready. Choose one, and an image.`),
+    ...only(note(`${known.length} ${known.length === 1 ? "model" : "models"}, ${ready} ready. Choose one, and an image.`)),
   ];
 }
 
@@ -101,20 +103,21 @@ function versions(name) {
   return update({ choices, value: "active" });
 }
 
-function working() {
-  return [note("Asking the model …"), update({ visible: false, value: null }), "", update({ interactive: false })];
-}
+const chosen = () => only(note("Not asked about this image yet."));
+const working = () => [...only(note("Asking the model …")), update({ interactive: false })];
 
 async function predict(key, name, version) {
   const free = update({ interactive: true });
+  const asked = image;
   try {
     const answer = await predicted(key, name, version);
+    if (image !== asked) return [...chosen(), free];
     const overlay = answer.overlay
       ? update({ visible: true, value: picture(answer), label: `Overlay, ${answer.width} × ${answer.height} pixels` })
       : update({ visible: false, value: null });
     return [headline(answer), overlay, numbers(answer), free];
   } catch (error) {
-    return [said(error), update({ visible: false, value: null }), "", free];
+    return [...(image === asked ? only(said(error)) : chosen()), free];
   }
 }
 
@@ -226,6 +229,7 @@ function watch(element) {
     preview.onerror = () => (preview.hidden = true);
     preview.src = URL.createObjectURL(file);
     preview.hidden = false;
+    trigger("upload");
   };
   input.addEventListener("change", () => take(input.files[0]));
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"])
@@ -237,4 +241,4 @@ function watch(element) {
 }
 
 watch(element);
-window.modelportPage = { models, versions, working, predict };
+window.modelportPage = { models, versions, chosen, working, predict };

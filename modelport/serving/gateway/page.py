@@ -190,7 +190,7 @@ def layout(max_bytes: int) -> "gradio.Blocks":
                 show = gr.Button("Show models")
                 model = gr.Dropdown([], label="Model", interactive=True, filterable=False)
                 version = gr.Dropdown([], label="Version", interactive=True, filterable=False)
-                gr.HTML(_DROP, elem_id="mp-upload", js_on_load=script)
+                image = gr.HTML(_DROP, elem_id="mp-upload", js_on_load=script)
                 predict = gr.Button("Predict", variant="primary")
             with gr.Column(scale=3, min_width=300):
                 answer = gr.HTML(_IDLE, elem_id="mp-answer", js_on_load=None)
@@ -208,7 +208,7 @@ def layout(max_bytes: int) -> "gradio.Blocks":
             [show.click, key.submit],
             fn=None,
             inputs=[key],
-            outputs=[model, version, answer],
+            outputs=[model, version, answer, overlay, details],
             js="(key) => window.modelportPage.models(key)",
             api_visibility="private",
         )
@@ -217,6 +217,14 @@ def layout(max_bytes: int) -> "gradio.Blocks":
             inputs=[model],
             outputs=[version],
             js="(model) => window.modelportPage.versions(model)",
+            api_visibility="private",
+        )
+        image.upload(
+            fn=None,
+            inputs=[],
+            outputs=[answer, overlay, details],
+            js="() => window.modelportPage.chosen()",
+            trigger_mode="multiple",
             api_visibility="private",
         )
         outputs = [answer, overlay, details, predict]

@@ -1,5 +1,6 @@
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -126,6 +127,42 @@ def test_the_size_is_that_of_the_decoded_image(orientation: int, kind: str) -> N
         upright_size(b"no image")
 
 
+def _exif(*entries: tuple[int, int, int, bytes]) -> bytes:
+    """EXIF written by hand: tag, type, count and value of each entry."""
+    rows = b"".join(struct.pack(">HHI4s", *entry) for entry in entries)
+    return b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", len(entries)) + rows + bytes(4)
+
+
+ON_ITS_SIDE = (0x0112, 3, 1, b"\0\6\0\0")
+
+
+@pytest.mark.parametrize(
+    ("exif", "shape"),
+    [
+        # What Pillow reads of these it cannot write again.
+        pytest.param(_exif(ON_ITS_SIDE, (0x0100, 1, 1, b"\0\0\0\1")), (6, 4, 3), id="width in bytes"),
+        pytest.param(_exif(ON_ITS_SIDE, (0x010F, 11, 1, b"\0\0\0\1")), (6, 4, 3), id="maker in numbers"),
+        pytest.param(_exif(ON_ITS_SIDE, (0x011A, 2, 1, b"\0\0\0\1")), (6, 4, 3), id="resolution in letters"),
+        pytest.param(_exif((0x8825, 3, 2, b"\0\0\0\1"), ON_ITS_SIDE), (6, 4, 3), id="place in numbers"),
+        pytest.param(_exif((0x0112, 2, 1, b"\0\6\0\0")), (4, 6, 3), id="orientation in letters"),
+        pytest.param(_exif((0x0112, 3, 1, b"\0\x63\0\0")), (4, 6, 3), id="orientation that is none"),
+        pytest.param(b"Exif\0\0no tags at all", (4, 6, 3), id="no tags"),
+    ],
+)
+def test_odd_exif_costs_no_image(exif: bytes, shape: tuple[int, ...]) -> None:
+    data = _bytes(Image.fromarray(_pixels(4, 6)), "JPEG", exif=exif)
+    assert decode(data).shape == shape
+    assert upright_size(data) == shape[:2]
+
+
+def _changed(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+
+
+STORED = _bytes(Image.fromarray(_pixels(64, 64)), "PNG", compress_level=0)
+"""Its pixels are in it as they are: a changed byte is a changed pixel, and still can be unpacked."""
+
+
 def _header_only_png(width: int, height: int) -> bytes:
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -146,6 +183,8 @@ def _header_only_png(width: int, height: int) -> bytes:
         (_bytes(Image.fromarray(_pixels(64, 64)), "JPEG")[:-400], Reason.TRUNCATED),
         (encode_png(_pixels(64, 64))[:-600], Reason.TRUNCATED),
         (encode_png(_pixels(64, 64))[:20], None),
+        (_changed(STORED, len(STORED) // 2), Reason.TRUNCATED),
+        (encode_png(_pixels(64, 64))[:-12], Reason.TRUNCATED),
     ],
 )
 def test_bad_bytes_are_refused_with_a_reason(data: bytes, reason: Reason | None) -> None:
@@ -176,3 +215,27 @@ def test_an_overlay_tints_the_classes_and_leaves_the_background() -> None:
     drawn = overlay(image, mask, [(0, 0, 0), (255, 0, 0)], alpha=0.5)
     assert drawn[0, 1].tolist() == [178, 50, 50]
     assert np.array_equal(drawn[1], image[1])
+
+
+BIG = 2000
+"""Side of an image that is several strips."""
+
+
+def test_a_large_image_is_decoded_and_drawn_as_a_small_one_and_in_little_memory() -> None:
+    pixels = _pixels(BIG, BIG)
+    wide = _bytes(Image.fromarray(pixels[..., 0].astype(np.uint16) << 8), "PNG", compress_level=1)
+    mask = (pixels[..., 0] > 99).astype(np.uint8)
+    colors = [(0, 0, 0), (255, 0, 0)]
+    tracemalloc.start()
+    try:
+        grey, (_, decoding) = decode(wide), tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        before, drawn = tracemalloc.get_traced_memory()[0], overlay(pixels, mask, colors)
+        drawing = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(grey, np.repeat(pixels[..., :1], 3, axis=2))
+    assert np.array_equal(drawn[-2:], overlay(pixels[-2:], mask[-2:], colors))
+    # Three bytes are what is made; numpy's own are counted here, Pillow's are not.
+    assert decoding < 6 * BIG * BIG
+    assert drawing < 10 * BIG * BIG

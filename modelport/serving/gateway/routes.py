@@ -80,7 +80,9 @@ _UPLOAD: dict[str, Any] = {
                         IMAGE_FIELD: {
                             "type": "string",
                             "format": "binary",
-                            "description": "A JPEG, or a PNG of 8 or 16 bits; turned upright by its EXIF orientation.",
+                            "description": "A JPEG, or a PNG of 8 or 16 bits; turned upright by its EXIF orientation. "
+                            "A PNG that was damaged on the way is refused; a JPEG has no checksum, and is only where "
+                            "what is left of it makes no sense.",
                         }
                     },
                 },

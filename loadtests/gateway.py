@@ -23,8 +23,6 @@ class GatewayUser(FastHttpUser):
     # What a user would see is counted: a request that is tried again in silence is a failure that nobody sees.
     max_retries = 0
     concurrency = UNANSWERED
-    max_retries = 0
-    """What fails has failed: a request that is sent again hides it."""
 
     def on_start(self) -> None:
         """Prepare what every request needs."""

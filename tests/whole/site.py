@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from pydantic import BaseModel
+
 from components.labels import COMPONENT, Component
 from infra.network import Namespace
-from modelport.connection import Connection, S3Key
+from modelport.connection import S3Key
 from tests.cluster.client import ClusterError
 from tests.cluster.meter import PodUsed
 from tests.cluster.one_node import OneNode
@@ -69,6 +71,15 @@ from modelport.connection import Connection, Role
 from modelport.objects import ObjectStore
 print(ObjectStore.connect(Connection.load(), Role.PROMOTER).get(f"promotions/{sys.argv[1]}/log.json").decode())
 """
+
+
+class Held(BaseModel):
+    """What a Secret with a connection holds, whoever mounts or reads it."""
+
+    s3_keys: dict[str, S3Key]
+    tracking_uri: str = ""
+    tracking_username: str | None = None
+    tracking_password: str | None = None
 
 
 @dataclass
@@ -346,10 +357,10 @@ class Site:
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
 
-    def connections(self) -> Mapping[str, Connection]:
+    def connections(self) -> Mapping[str, Held]:
         """The connections that the stack's Secrets hold now, by the Secrets' names without their generations."""
         return {
-            re.sub(r"(-\d+)+$", "", item["metadata"]["name"]): Connection.model_validate_json(
+            re.sub(r"(-\d+)+$", "", item["metadata"]["name"]): Held.model_validate_json(
                 base64.b64decode(item["data"]["connection.json"])
             )
             for namespace in set(self.namespaces()) & set(Namespace)
@@ -357,7 +368,7 @@ class Site:
             if "connection.json" in item.get("data", {})
         }
 
-    def status_at_mlflow(self, connection: Connection) -> int:
+    def status_at_mlflow(self, connection: Held) -> int:
         """HTTP status that MLflow gives to a connection's user, from the node."""
         path = "/api/2.0/mlflow/experiments/search?max_results=1"
         pair = f"{connection.tracking_username}:{connection.tracking_password}"

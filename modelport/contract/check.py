@@ -4,6 +4,8 @@ import ast
 from pathlib import Path
 
 from modelport.contract.discovery import ModelFolder
+from modelport.contract.source import read_yaml
+from modelport.contract.spec import SPEC_FILE, UNREAD
 from modelport.contract.triton_check import Problem, check_pipeline
 from modelport.errors import BadInput
 from modelport.imaging import decode
@@ -27,6 +29,8 @@ def check(folder: ModelFolder) -> list[Problem]:
             problems += check_pipeline(folder.triton, folder.name, spec.task, folder.path / "triton")
     except BadInput as error:
         problems.append(_from_error(error))
+    if spec is not None:
+        problems += _check_unread(folder.path / SPEC_FILE)
     for file, function, parameter in _ENTRYPOINTS:
         problems += _check_entrypoint(folder.path / file, function, parameter)
     problems += _check_golden(folder)
@@ -36,6 +40,15 @@ def check(folder: ModelFolder) -> list[Problem]:
         except BadInput as error:
             problems.append(_from_error(error, folder.path))
     return problems
+
+
+def _check_unread(file: Path) -> list[Problem]:
+    source = read_yaml(file)
+    section, key = UNREAD
+    if key not in source.data[section]:
+        return []
+    message = "nothing reads it, nor ever did"
+    return [Problem(str(file), message, "remove it", source.line(UNREAD), ".".join(UNREAD))]
 
 
 def _check_entrypoint(file: Path, function: str, parameter: str) -> list[Problem]:

@@ -4,7 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from modelport.contract import ModelFolder, ModelSpec, apply_overrides, discover, find_model, json_schema, parse_spec
+from modelport.contract import (
+    ModelFolder,
+    ModelSpec,
+    apply_overrides,
+    check,
+    discover,
+    find_model,
+    json_schema,
+    load_spec,
+    parse_spec,
+)
 from modelport.errors import BadInput
 
 Edit = Callable[[str, str, str], ModelFolder]
@@ -19,7 +29,6 @@ Edit = Callable[[str, str, str], ModelFolder]
         ("  minimum: 0.5", "  minimum: high", 18, "gate.minimum", "found 'high'"),
         ("    epochs: 2", "    epochs: {a: 1}", 12, "train.parameters.epochs", "found {'a': 1}"),
         ("name: spots\n", "name: spots_\n", 1, "name", "found 'spots_'"),
-        ("  select:", "  search: {epochs: [2, 3]}\n  select:", 15, "train.search", "not a known key"),
         ("task: segment", "task: segmentation", 2, "task", "found 'segmentation'"),
         ("name: spots\n", "name: other\n", 1, "name", "the folder is called 'spots'"),
         ("  metric: dice\n  minimum", "  metric: map50\n  minimum", 17, "gate.metric", "dice, iou"),
@@ -115,9 +124,12 @@ def test_discovery_is_sorted_and_skips_what_is_no_model(folder: ModelFolder) -> 
         find_model("nothing", root)
 
 
-def test_what_an_older_release_carries_is_read(folder: ModelFolder) -> None:
-    text = (folder.path / "model.yaml").read_text().replace("  select:", "  search: {epochs: [2, 3]}\n  select:")
-    assert parse_spec(text) == folder.spec
+def test_what_earlier_releases_and_folders_have_is_read_and_check_says_to_remove_it(folder: ModelFolder) -> None:
+    wanted, file = folder.spec, folder.path / "model.yaml"
+    file.write_text(file.read_text().replace("  select:", "  search: {epochs: [2, 3]}\n  select:"))
+    assert parse_spec(file.read_text()) == load_spec(folder.path) == wanted
+    (problem,) = check(folder)
+    assert (problem.file, problem.line, problem.key, problem.remedy) == (str(file), 15, "train.search", "remove it")
 
 
 def test_spec_survives_a_round_trip(folder: ModelFolder) -> None:

@@ -42,7 +42,7 @@ STACK = {
 }
 
 
-def test_up_and_down_on_a_cluster_of_ones_own(tmp_path: Path):
+def test_up_on_a_cluster_of_ones_own(tmp_path: Path):
     with ControlPlane(nodes=DEV_NODES) as cluster:
         cluster.apply_crds(crds("gateway-api"))
         made = environment(tmp_path, cluster, "dev")
@@ -97,5 +97,3 @@ def test_up_and_down_on_a_cluster_of_ones_own(tmp_path: Path):
         assert str(cluster.kubeconfig) not in str(made.engine.export()), "somebody else's is elsewhere"
         assert outputs["urls"]["gateway"] == "https://models.example.org"
         assert set(outputs["credentials"]) == {"gateway key of hospital", "gateway key of road-service"}
-
-        assert len(made.engine.destroy().deleted) == len(up.created)

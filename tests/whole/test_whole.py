@@ -41,14 +41,14 @@ class Killed:
 def killed(lived: Lived) -> Killed:
     """A second release, whose training loses its worker on the way."""
     site, found = lived.site, list[Said]()
-    options = ("train", MODEL, "--set", "train.seed=1", "--set", "train.epochs=10")
+    options = ("train", MODEL, "--set", "train.seed=1", "--set", "train.epochs=6")
     thread = threading.Thread(target=lambda: found.append(site.scientist.connected(*options, code=None)))
     thread.start()
 
     def has_checkpoint() -> bool:
-        return any("epoch 3/10" in log for log in site.training_logs())
+        return any("epoch 2/6" in log for log in site.training_logs())
 
-    site.wait("two epochs of the second training", has_checkpoint)
+    site.wait("an epoch of the second training", has_checkpoint)
     workers = site.delete_workers()
     thread.join(timeout=600)
     assert found, "the training did not end"
@@ -88,8 +88,8 @@ def test_a_worker_that_is_killed_in_mid_training_is_replaced_and_the_training_go
     assert killed.workers
     epochs = [line for line in killed.said.splitlines() if line.startswith("epoch ") and "step" not in line]
     assert epochs, killed.said
-    assert "epoch 10/10" in epochs[-1]
-    firsts = sum(line.startswith("epoch 1/10") for line in epochs)
+    assert "epoch 6/6" in epochs[-1]
+    firsts = sum(line.startswith("epoch 1/6") for line in epochs)
     assert firsts == 1, "the training began anew instead of going on"
 
 

@@ -16,13 +16,9 @@ from tests.cluster.one_node import OneNode
 from tests.engine.engine import Changes
 from tests.whole.clock import Clock
 from tests.whole.site import PROJECT, Load, Site, brought_together
-from tests.whole.stack import DATASET, MODEL
+from tests.whole.stack import DATASET, LOAD_S, MODEL, REQUESTS
 from tools.images import IMAGES, ensure_layout
 
-REQUESTS = 10_000
-"""At least so many are asked while versions change."""
-RATE = 45.0
-"""Requests a second; two cores serve them beside everything else."""
 MEMORY_GIB = 14
 """Everything together takes less."""
 NEARLY = 0.9
@@ -124,17 +120,16 @@ class Journey:
     def change_over(self, site: Site) -> Load:
         """A second release is promoted and taken back while people go on asking."""
         first, second = self.releases
-        seconds = int(REQUESTS / RATE * 1.02) + 1
         with self.clock.step("changeover") as said:
             assert site.answered_differently(first, second), "an answer of the wrong release could not be told"
-            job = site.start_load(rate=RATE, seconds=seconds)
+            job = site.start_load()
             site.wait("the load test to ask", lambda: site.load_is_on(job))
             site.manager.connected("promote", MODEL, second, "--why", "the journey, under load")
             site.wait("the second release to serve", lambda: site.model()["release"] == second)
             site.manager.connected("rollback", MODEL, "--why", "the journey, under load")
             site.wait("the first release to serve again", lambda: site.model()["release"] == first)
             assert site.is_asking(job), "it ended before the rollback"
-            self.load = site.end_of_load(job, seconds + 300)
+            self.load = site.end_of_load(job, LOAD_S + 300)
             said.append(f"{self.load.requests} requests, {self.load.failed} failed")
             said.append(f"median {self.load.median_ms} ms, longest {self.load.longest_ms} ms")
             assert self.load.failed == 0, self.load.log

@@ -20,6 +20,12 @@ SCIENTISTS, MANAGERS = "data-scientists", "release-managers"
 PLATFORM_IMAGE = "docker.io/modelport/platform:dev"
 TRITON_IMAGE = "docker.io/modelport/triton-cpu:dev"
 
+REQUESTS = 10_000
+"""At least so many are asked while versions change."""
+RATE = 45.0
+"""Requests a second; two cores serve them beside everything else."""
+LOAD_S = int(REQUESTS / RATE * 1.02) + 1
+
 EPOCHS = 6
 BATCH = 8
 MINIMUM = 0.05
@@ -38,7 +44,7 @@ def model(**serve: Any) -> dict[str, Any]:
     return {
         "train": {"workers": 1, "cpus": 0.4, "memory": "3Gi", "head_cpus": 0.2, "head_memory": "3Gi"},
         "serve": {"cpus": 0.2, "memory": "2Gi", **serve},
-        "load_test": True,
+        "load_test": {"rate": RATE, "seconds": LOAD_S},
     }
 
 

@@ -18,7 +18,7 @@ from tests.whole.clock import Clock
 from tests.whole.journey import Journey
 from tests.whole.room import too_little_disk
 from tests.whole.site import PROJECT, Site
-from tests.whole.stack import DATASET, MODEL
+from tests.whole.stack import DATASET, MODEL, model
 from tests.whole.told import tell
 from tools import program
 
@@ -108,7 +108,9 @@ def test_an_upgrade_keeps_what_was_made_and_goes_on_serving(tmp_path: Path) -> N
         pytest.skip(reason)
     source = checkout_of(EARLIER, tmp_path / "earlier")
     journey = Journey(Clock(print))
-    with journey.site(tmp_path / "site", source, access={}) as site:
+    # Settings as it knew them.
+    known = {"access": {}, "models": {MODEL: {**model(), "load_test": True}}}
+    with journey.site(tmp_path / "site", source, **known) as site:
         journey.up(site)
         with promoter(site) as connection:
 

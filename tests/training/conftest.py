@@ -16,8 +16,11 @@ import psutil
 import pytest
 
 from modelport.connection import Connection, Role
+from modelport.contract import find_model
 from modelport.errors import Unavailable
 from modelport.local import ports, s3
+from modelport.training import TrainingResult
+from tests.training.in_process import train_here
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -120,14 +123,10 @@ def tiny(tmp_path: Path) -> Iterator[Tiny]:
 
 
 @pytest.fixture(scope="session")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Tiny, dict[str, Any]]]:
-    """A training that nothing happened to, on one worker: the measure of the others."""
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> TrainingResult:
+    """A training that nothing happened to, on one worker, without Ray: the measure of the others."""
     made = make_tiny(tmp_path_factory.mktemp("uninterrupted"))
-    program = made.start()
-    try:
-        yield made, program.result()
-    finally:
-        end(made)
+    return train_here(find_model("tiny", made.root), made.data)
 
 
 @dataclass

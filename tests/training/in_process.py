@@ -17,6 +17,7 @@ from modelport.training import TrainingResult, load_entry
 from modelport.training.checkpoints import LocalCheckpoints
 from modelport.training.identity import ordered_spec, run_key, run_name
 from modelport.training.journal import Journal
+from modelport.training.patience import Patience
 from modelport.training.run import Run
 
 
@@ -54,7 +55,7 @@ def train_here(folder: ModelFolder, data: Path, overrides: Sequence[str] = ()) -
         threads=threads,
         tell=lambda _: None,
         share=lambda value: value,
-        patience_s=0,
+        patience=Patience(0, lambda _: None),
     )
     load_entry(folder.path, "train").train(run)
     journal = store.read()

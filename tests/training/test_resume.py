@@ -16,19 +16,20 @@ from modelport.connection import Connection, Role
 from modelport.contract import find_model
 from modelport.data import push
 from modelport.objects import ObjectStore
-from tests.training.conftest import Service, Tiny, wait_for
+from modelport.training import TrainingResult
+from tests.training.conftest import Program, Service, Tiny, wait_for
 
 TOLERANCE = 1e-6
 SLOW = {"overrides": ["train.pause=0.15"]}
 """Four steps an epoch: long enough to be killed in the midst of it."""
 
 
-def assert_same(result: dict[str, Any], expected: dict[str, Any]) -> None:
+def assert_same(result: dict[str, Any], expected: TrainingResult) -> None:
     assert [row["epoch"] for row in result["epochs"]] == list(range(6))
-    assert [row["order"] for row in result["epochs"]] == [row["order"] for row in expected["epochs"]]
-    for found, wanted in zip(result["epochs"], expected["epochs"], strict=True):
+    assert [row["order"] for row in result["epochs"]] == [row["order"] for row in expected.epochs]
+    for found, wanted in zip(result["epochs"], expected.epochs, strict=True):
         assert found["metrics"] == pytest.approx(wanted["metrics"], abs=TOLERANCE)
-    assert result["best_epoch"] == expected["best_epoch"]
+    assert result["best_epoch"] == expected.best_epoch
     assert (Path(result["checkpoint"]) / "checkpoint.pt").is_file()
 
 
@@ -42,7 +43,7 @@ def somewhere_in_an_epoch() -> None:
 
 
 def test_a_worker_then_the_command_is_killed_with_mlflow_away(
-    tiny: Tiny, uninterrupted: tuple[Tiny, dict[str, Any]], mlflow: tuple[Service, Connection], tmp_path: Path
+    tiny: Tiny, uninterrupted: TrainingResult, mlflow: tuple[Service, Connection], tmp_path: Path
 ):
     service, connection = mlflow
     connection.save(tmp_path / "connection.json")
@@ -72,7 +73,7 @@ def test_a_worker_then_the_command_is_killed_with_mlflow_away(
     result = last.result()
     assert result["resumed"]
     assert "going on with run" in last.told
-    assert_same(result, uninterrupted[1])
+    assert_same(result, uninterrupted)
     assert {row["attempt"] for row in result["epochs"]} == {1, 2}
     assert_recorded(connection, result)
 
@@ -81,6 +82,20 @@ def test_a_worker_then_the_command_is_killed_with_mlflow_away(
     assert again.result()["epochs"] == result["epochs"]
     assert "is finished already" in again.told
     assert_recorded(connection, result)
+    assert_nothing_is_left_behind(tiny, last)
+
+
+def assert_nothing_is_left_behind(tiny: Tiny, program: Program) -> None:
+    """By a training that came to its end, nor by those that were killed before it."""
+    assert not [
+        folder for folder in Path("/tmp").glob("mp-ray-*") if folder.name.split("-")[2] == str(program.process.pid)
+    ]
+    assert list(Path("/tmp").glob("modelport-*/tiny")) == [], "code that a killed worker had unpacked"
+    (run,) = [path for path in (tiny.root / ".modelport" / "runs" / "tiny").iterdir() if path.is_dir()]
+    assert len(list((run / "checkpoints").iterdir())) <= 2
+    logs = "".join(file.read_text() for file in (run / "logs").rglob("worker-*.out"))
+    assert "prints go to the run's logs" in logs
+    assert "prints go to the run's logs" not in program.told
 
 
 def assert_recorded(connection: Connection, result: dict[str, Any]) -> None:
@@ -111,7 +126,7 @@ def assert_recorded(connection: Connection, result: dict[str, Any]) -> None:
 
 
 def test_two_workers_with_data_and_checkpoints_on_an_s3_that_goes_away(
-    tiny: Tiny, uninterrupted: tuple[Tiny, dict[str, Any]], objects: tuple[Service, Connection], tmp_path: Path
+    tiny: Tiny, uninterrupted: TrainingResult, objects: tuple[Service, Connection], tmp_path: Path
 ):
     service, connection = objects
     connection.save(tmp_path / "connection.json")
@@ -150,7 +165,7 @@ def test_two_workers_with_data_and_checkpoints_on_an_s3_that_goes_away(
     assert "2 worker(s)" in last.told
     # Half of each batch is on each worker: the same order of the data, though not the same sums.
     assert [row["epoch"] for row in result["epochs"]] == list(range(6))
-    assert [row["order"] for row in result["epochs"]] == [row["order"] for row in uninterrupted[1]["epochs"]]
+    assert [row["order"] for row in result["epochs"]] == [row["order"] for row in uninterrupted.epochs]
     assert result["metrics"]["dice"] > 0.5
     assert (Path(result["checkpoint"]) / "checkpoint.pt").is_file()
     kept = {info.key.split("/")[3] for info in trainer.list("checkpoints/tiny/") if info.key.endswith(".pt")}
@@ -178,15 +193,3 @@ def test_a_killed_driver_is_told_and_what_it_started_ends_with_it(tiny: Tiny):
     program.ends(1)
     assert "the training process ended unexpectedly (killed by signal 9)" in program.told
     assert not any(map(alive, orphans))
-
-
-def test_nothing_is_left_behind(uninterrupted: tuple[Tiny, dict[str, Any]]):
-    tiny, _ = uninterrupted
-    pids = {program.process.pid for program in tiny.programs}
-    assert not [folder for folder in Path("/tmp").glob("mp-ray-*") if int(folder.name.split("-")[2]) in pids]
-    assert list(Path("/tmp").glob("modelport-*/tiny")) == [], "code that a killed worker had unpacked"
-    (run,) = [path for path in (tiny.root / ".modelport" / "runs" / "tiny").iterdir() if path.is_dir()]
-    assert len(list((run / "checkpoints").iterdir())) <= 2
-    logs = "".join(file.read_text() for file in (run / "logs").rglob("worker-*.out"))
-    assert "prints go to the run's logs" in logs
-    assert "prints go to the run's logs" not in tiny.programs[0].told

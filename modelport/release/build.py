@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import shutil
 import zipfile
 from dataclasses import dataclass
 from io import BytesIO
@@ -138,8 +137,9 @@ def _made_before(place: Path, result: "TrainingResult", wanted: _Wanted) -> Rele
     for manifest in sorted(place.glob(f"[0-9a-f]*/{MANIFEST_FILE}")):
         try:
             release = Release.open(manifest.parent, manifest.parent.name)
-        except BadInput:
-            shutil.rmtree(manifest.parent)
+        except (BadInput, Unavailable):
+            # Damaged, of another version of this project, or not readable now: not ours to throw away. Where it is this
+            # training's own, the one that is made now takes its place.
             continue
         made = release.manifest
         trained = (result.run_key, result.mlflow_run_id or None, _checkpoint_digest(result.checkpoint))

@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,8 @@ class Release:
             digest: what the release must be; None takes what is there.
 
         Raises:
-            BadInput: a file is missing or changed; the message names it.
+            BadInput: a file is missing or changed, the message names it; or another version of this project made it.
+            Unavailable: a file is there and cannot be read.
         """
         data = _read(folder / MANIFEST_FILE)
         found = sha256(data)
@@ -127,17 +128,16 @@ class Release:
     def fetch(cls, store: ObjectStore, prefix: str, digest: str, target: Path) -> "Release":
         """Download ``<prefix>/<digest>/`` to the folder `target`, which appears whole and verified or not at all.
 
-        A folder that is there already and verifies is taken as it is; a damaged one is replaced.
+        A folder that is there already and verifies is taken as it is; a damaged one is replaced once the whole is here.
 
         Raises:
             NotFound: there is no such release.
             BadInput: what is there is not what the digest says.
+            Unavailable: the object store is away, or a folder cannot be read or written here.
         """
         if target.exists():
-            try:
+            with suppress(BadInput):
                 return cls.open(target, digest)
-            except BadInput:
-                shutil.rmtree(target)
         with _place_for(target) as partial:
             data = store.get(f"{prefix}/{digest}/{MANIFEST_FILE}")
             place = f"s3://{store.bucket}/{prefix}/{digest}"
@@ -195,22 +195,27 @@ def write_release(manifest: ReleaseManifest, files: Mapping[str, bytes], place: 
 
 
 def _settle(partial: Path, target: Path, digest: str) -> Path:
-    """Rename a finished folder to its place; where another process made the same release first, its folder stays."""
+    """Rename a finished folder to its place; what another process made there first stays, and what is damaged goes."""
     partial.chmod(0o755)
     try:
         partial.rename(target)
     except OSError:
-        Release.open(target, digest)
+        try:
+            Release.open(target, digest)
+        except BadInput:
+            shutil.rmtree(target)
+            partial.rename(target)
     return target
 
 
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise _corrupted(path, "is missing from the release") from None
     except OSError as error:
-        raise _corrupted(path, f"cannot be read: {error}") from None
+        # It may be whole: nothing may be thrown away for a missing right or a disk that stumbled.
+        raise Unavailable(f"cannot be read: {error}", file=path, remedy="make it readable, and run it again") from error
 
 
 def _corrupted(place: Path | str, message: str) -> BadInput:

@@ -171,8 +171,14 @@ def test_training_again_gives_another_release(folder: ModelFolder) -> None:
     state = torch.load(file, weights_only=True)
     state["model"]["2.bias"] -= 0.5
     torch.save(state, file)
+    # Releases beside it that cannot be opened are neither in the way nor thrown away.
+    (first.path / "network" / "model.onnx").write_bytes(b"damaged")
+    newer = first.path.parent / ("f" * 64)
+    newer.mkdir()
+    (newer / MANIFEST_FILE).write_bytes(b'{"schema": "modelport.release/9"}')
     second = build(folder, redness.trained(folder), None, folder.spec)
     assert second.digest != first.digest, "the old release was taken for the new training's"
+    assert {row.name for row in first.path.parent.iterdir()} == {first.digest, second.digest, newer.name}
 
 
 def test_changed_folder(folder: ModelFolder) -> None:

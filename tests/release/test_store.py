@@ -103,6 +103,35 @@ def test_damaged_copy_is_fetched_again(released: tuple[ObjectStore, Release], tm
     assert Release.fetch(store, RELEASES, release.digest, target).read("network/model.onnx") == b"a graph"
 
 
+def test_what_cannot_be_read_here_is_not_thrown_away(released: tuple[ObjectStore, Release], tmp_path: Path) -> None:
+    store, release = released
+    target = tmp_path / "fetched"
+    Release.fetch(store, RELEASES, release.digest, target)
+    # A file that is there and does not open (a link to itself), whoever asks: root reads what has no rights.
+    (target / "network" / "model.onnx").unlink()
+    (target / "network" / "model.onnx").symlink_to("model.onnx")
+    with pytest.raises(Unavailable, match=r"network/model\.onnx: cannot be read"):
+        Release.fetch(store, RELEASES, release.digest, target)
+    assert (target / "network" / "model.onnx").is_symlink()
+
+    # Another version of this project made it: the store's copy cannot be read either, so this one stays.
+    newer = canonical_json({"schema": "modelport.release/9"})
+    target = tmp_path / "made" / sha256(newer)
+    target.mkdir()
+    (target / MANIFEST_FILE).write_bytes(newer)
+    store.put(f"{RELEASES}/{sha256(newer)}/{MANIFEST_FILE}", newer)
+    with pytest.raises(BadInput, match="not a release manifest"):
+        Release.fetch(store, RELEASES, sha256(newer), target)
+    assert (target / MANIFEST_FILE).read_bytes() == newer
+
+
+def test_a_damaged_folder_is_replaced_by_what_is_written_in_its_place(tmp_path: Path) -> None:
+    release = write_release(manifest(), FILES, tmp_path)
+    (release.folder / "network" / "model.onnx").unlink()
+    assert write_release(manifest(), FILES, tmp_path).read("network/model.onnx") == b"a graph"
+    assert [row.name for row in tmp_path.iterdir()] == [release.digest]
+
+
 def test_many_fetch_the_same(released: tuple[ObjectStore, Release], tmp_path: Path) -> None:
     store, release = released
     with ThreadPoolExecutor(6) as pool:

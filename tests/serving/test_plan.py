@@ -1,10 +1,21 @@
 """The agent's plan: the order of steps that keeps a model serving, as a table."""
 
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 
 from modelport.contract import Precision
+from modelport.errors import Unavailable
+from modelport.serving import Pace
+from modelport.serving.agent.metrics import AgentMetrics
 from modelport.serving.agent.plan import Action, Bring, Forget, Memory, Remove, Seen, Switch, Verified, plan, surplus
+from modelport.serving.agent.releases import ReleaseCache
+from modelport.serving.agent.repository import Repository
 from modelport.serving.agent.version import Version
+from modelport.serving.agent.worker import ModelWorker
+from tests.serving.waiting import until
 
 A, B = Version("a" * 64), Version("b" * 64)
 A_INT8 = Version(A.digest, Precision.INT8)
@@ -164,3 +175,39 @@ SURPLUS: list[tuple[str, Memory, Seen, frozenset[str]]] = [
 @pytest.mark.parametrize(("memory", "now", "expected"), [c[1:] for c in SURPLUS], ids=[c[0] for c in SURPLUS])
 def test_surplus(memory: Memory, now: Seen, expected: frozenset[str]) -> None:
     assert surplus(memory, now) == expected
+
+
+def test_what_cannot_be_removed_is_tried_again_after_its_grace(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    ready = {"m.old", "m.net.1"}
+    asked: list[str] = []
+
+    def unload(name: str) -> None:
+        asked.append(name)
+        if name == "m.old":
+            raise Unavailable("Triton keeps it")
+        ready.discard(name)
+
+    metrics = AgentMetrics()
+    worker = ModelWorker(
+        "m",
+        triton=SimpleNamespace(ready=lambda: frozenset(ready), unload=unload),  # pyright: ignore[reportArgumentType]
+        repository=Repository(tmp_path, "m"),
+        cache=ReleaseCache(tmp_path / "cache", "m", None),  # pyright: ignore[reportArgumentType]
+        metrics=metrics,
+        pace=Pace(interval=0.01, grace=0.2),
+        gpu=False,
+    )
+    with caplog.at_level("INFO", logger="modelport.agent"):
+        started = time.monotonic()
+        worker.start()
+        until(lambda: asked.count("m.old") >= 2, "it to be tried again")
+        assert time.monotonic() - started >= 0.4, "one grace, and another"
+        worker.stop(5)
+    assert asked.count("m.net.1") == 1
+    failures = metrics.registry.get_sample_value("modelport_agent_failures_total", {"model": "m", "reason": "remove"})
+    assert failures == asked.count("m.old")
+    assert [record.getMessage() for record in caplog.records if "removed" in record.getMessage()] == [
+        "m: removed m.net.1"
+    ]

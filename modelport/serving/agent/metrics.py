@@ -25,7 +25,7 @@ class AgentMetrics:
         self.failures = Counter(
             "modelport_agent_failures",
             "What kept a desired release from serving: digest, manifest, precision, load, replay (the release is "
-            "refused); store, triton, disk (tried again); unexpected.",
+            "refused); store, triton, disk (tried again); unexpected. And remove: a superseded one does not go.",
             ["model", "reason"],
             registry=self.registry,
         )

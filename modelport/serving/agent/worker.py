@@ -180,8 +180,8 @@ class ModelWorker:
                 return
             self._act(action)
             self._publish()
-            if isinstance(action, Forget):
-                return  # a Triton that keeps losing a release is not asked again without a pause
+            if isinstance(action, Forget | Remove):
+                return  # a Triton that keeps losing a release, or will not let one go, is not asked without a pause
 
     def _follow_desired(self) -> None:
         desired = self._desired
@@ -306,15 +306,23 @@ class ModelWorker:
         self._memory = replace(self._memory, verified=kept)
         # Gateways read what is loaded from the state: it has to say so before the release goes.
         self._publish()
+        gone: list[str] = []
         for name in _releases_first(names):
             try:
                 self._triton.unload(name)
                 self._repository.remove(name)
             except (ModelportError, OSError) as error:
                 log.warning("%s: cannot remove %s: %s", self.model, name, error)
+                self._metrics.failures.labels(self.model, "remove").inc()
+                # Nobody waits for it: it is tried again after another grace, not at once and without end.
+                later = {**self._memory.surplus_since, name: time.monotonic()}
+                self._memory = replace(self._memory, surplus_since=later)
+            else:
+                gone.append(name)
         wanted = (self._memory.serving, self._previous, self._pursued)
         self._cache.keep(frozenset(each.digest for each in wanted if each is not None))
-        log.info("%s: removed %s", self.model, ", ".join(sorted(names)))
+        if gone:
+            log.info("%s: removed %s", self.model, ", ".join(sorted(gone)))
 
     def _refuse(self, version: Version, kind: str, message: str) -> None:
         log.error("%s: release %s is refused: %s", self.model, version, message)

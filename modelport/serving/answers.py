@@ -24,6 +24,8 @@ UNSURE = "unsure"
 
 _PROBABILITY_SUM = 0.02
 """How far the sum of probabilities may be from 1: half precision rounds, and scores that are none miss it by far."""
+COVERAGE_SLACK = 0.005
+"""How far a coverage may be from its mask's: arithmetic rounds, and a share of something else misses it by more."""
 
 
 class WrongOutputs(ModelportError):
@@ -176,6 +178,9 @@ def segment(outputs: Outputs, image: Pixels, release: LoadedRelease, with_overla
     coverage = float(_tensor(outputs, "coverage", np.float32, (1,))[0])
     _within("coverage", np.asarray(coverage))
     _known_classes("mask", mask, release)
+    share = float(np.mean(mask > 0))
+    if abs(coverage - share) > COVERAGE_SLACK:
+        raise WrongOutputs(f"coverage is {coverage:.3f}, but {share:.3f} of the mask is not background")
     visible = mask * np.uint8(255) if len(release.classes) == 2 else mask
     fields: dict[str, Any] = {
         "mask": _base64(encode_png(visible)),

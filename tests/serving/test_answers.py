@@ -16,6 +16,7 @@ IMAGE = np.full((120, 160, 3), 90, np.uint8)
 BOXES = np.array([[100, 70, 140, 110], [20.25, 30.5, 60.75, 90]], np.float32)
 FOUND = {"boxes": BOXES, "scores": np.array([0.3, 0.9], np.float32), "labels": np.array([1, 0])}
 MASK = np.zeros((120, 160), np.uint8)
+MASK[90:] = 1
 SHARE = np.array([0.25], np.float32)
 
 
@@ -98,6 +99,11 @@ WRONG = {
     "another image's mask": (Task.SEGMENT, {"mask": MASK[1:], "coverage": SHARE}, r"\[119, 160\], not \[120, 160\]"),
     "an unknown class": (Task.SEGMENT, {"mask": MASK + np.uint8(2), "coverage": SHARE}, "mask holds class 2"),
     "no coverage": (Task.SEGMENT, {"mask": MASK, "coverage": SHARE * np.nan}, "coverage holds"),
+    "a share of another mask": (
+        Task.SEGMENT,
+        {"mask": MASK, "coverage": SHARE + np.float32(0.01)},
+        r"coverage is 0\.260, but 0\.250 of the mask",
+    ),
 }
 
 

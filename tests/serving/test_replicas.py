@@ -147,8 +147,10 @@ class Stub(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.slow.wait(20)
         height, width, _ = request.inputs[0].shape
         answer = service_pb2.ModelInferResponse(model_name=request.model_name)
+        mask = np.zeros((height, width), np.uint8)
+        mask.flat[: mask.size * self.number // 10] = 1
         for name, array, kind in (
-            ("mask", np.zeros((height, width), np.uint8), "UINT8"),
+            ("mask", mask, "UINT8"),
             ("coverage", np.array([self.number / 10], np.float32), "FP32"),
         ):
             answer.outputs.add(name=name, datatype=kind, shape=array.shape)
@@ -221,7 +223,7 @@ def test_a_gateway_follows_the_replicas_behind_a_name(
         update={"agent_urls": (f"http://{NAME}:{one.agent_port}",), "triton_grpc": f"{NAME}:{one.triton_port}"}
     )
     settings = GatewaySettings(tmp_path / "keys.json", tmp_path / "spool", refresh=0.05)
-    image = encode_png(np.zeros((8, 9, 3), np.uint8))
+    image = encode_png(np.zeros((10, 10, 3), np.uint8))
 
     with TestClient(create_app(settings, connection, names), headers={"X-API-Key": key}) as client:
 

@@ -34,6 +34,9 @@ class TaskTable:
 LESS_IS_BETTER = frozenset({"calibration_error"})
 """Metrics of the platform of which less is better; of all others more is."""
 
+COVERAGE_SLACK = 0.005
+"""How far a coverage may be from its mask's: arithmetic rounds, and a share of something else misses it by more."""
+
 IMAGE = Tensor("image", "TYPE_UINT8", (-1, -1, 3))
 
 TASKS: dict[Task, TaskTable] = {

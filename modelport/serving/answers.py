@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from modelport.contract import Task
 from modelport.contract.spec import Precision
+from modelport.contract.tasks import COVERAGE_SLACK
 from modelport.errors import ModelportError
 from modelport.imaging import Pixels, draw_boxes, draw_caption, encode_png, overlay
 from modelport.serving.state import LoadedRelease
@@ -24,8 +25,6 @@ UNSURE = "unsure"
 
 _PROBABILITY_SUM = 0.02
 """How far the sum of probabilities may be from 1: half precision rounds, and scores that are none miss it by far."""
-COVERAGE_SLACK = 0.005
-"""How far a coverage may be from its mask's: arithmetic rounds, and a share of something else misses it by more."""
 
 
 class WrongOutputs(ModelportError):

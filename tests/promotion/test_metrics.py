@@ -50,6 +50,9 @@ def test_what_does_not_go_together() -> None:
         segment.measure({"mask": ONE}, ONE[:1], 2)
     with pytest.raises(ValueError, match="only 2 classes"):
         segment.measure({"mask": ONE * 2}, ONE, 2)
+    for coverage in (0.74, np.nan):
+        with pytest.raises(ValueError, match=r"but 0\.750 of the mask is not background"):
+            segment.measure({"mask": ONE, "coverage": np.array([coverage], np.float32)}, ONE, 2)
 
 
 def test_small_images_count_as_much_as_large_ones() -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modelport.contract.tasks import COVERAGE_SLACK
+
 LIBRARIES: tuple[str, ...] = ()
 RESAMPLES = 2000
 _METRICS = ("dice", "iou")
@@ -23,18 +25,22 @@ def measure(outputs: Mapping[str, NDArray[Any]], truth: NDArray[np.uint8], class
     """``dice`` and ``iou`` of one image, each in [0, 1].
 
     Args:
-        outputs: of the release; ``mask`` uint8 [H, W] is looked at.
+        outputs: of the release: ``mask`` uint8 [H, W], and ``coverage`` float32 [1] where it is there.
         truth: class ids uint8 [H, W].
         classes: number of classes, with the background.
 
     Raises:
-        ValueError: the masks differ in size, or hold unknown classes.
+        ValueError: the masks differ in size, or hold unknown classes; the coverage is not the mask's.
     """
     mask = outputs["mask"]
     if mask.shape != truth.shape:
         raise ValueError(f"the mask has shape {list(mask.shape)}, the truth {list(truth.shape)}")
     if int(mask.max(initial=0)) >= classes:
         raise ValueError(f"the mask holds class {int(mask.max())}, but there are only {classes} classes")
+    share = float(np.mean(mask > 0))
+    coverage = float(outputs["coverage"][0]) if "coverage" in outputs else share
+    if not abs(coverage - share) <= COVERAGE_SLACK:
+        raise ValueError(f"the coverage is {coverage:.3f}, but {share:.3f} of the mask is not background")
     # Counted in one pass: table[t, m] is the number of pixels of class t that the mask calls m.
     pairs = truth.astype(np.int64).ravel() * classes + mask.astype(np.int64).ravel()
     table = np.bincount(pairs, minlength=classes * classes).reshape(classes, classes)

@@ -51,23 +51,40 @@ def gate(name: str, release: str | None, data: str | None, minimum: float | None
 @click.command()
 @click.argument("name")
 @click.argument("release", required=False)
+@click.option("--data", help="Dataset that the gate was given, if it is not the pushed one. [default: the pushed one]")
 @_minimum
 @_why
 @_pins
 @_json
 def promote(
-    name: str, release: str | None, minimum: float | None, why: str, pins_file: Path | None, as_json: bool
+    name: str,
+    release: str | None,
+    data: str | None,
+    minimum: float | None,
+    why: str,
+    pins_file: Path | None,
+    as_json: bool,
 ) -> None:
     """Make RELEASE of model NAME (default: the one staged last) the one that serves.
 
-    It must have passed the gate under the rules of this checkout, against what serves now.
+    It must have passed the gate under the rules of this checkout, against what serves now, on the held-out split of the
+    pushed dataset; where none was pushed, on every split that it was gated on.
     """
     from modelport.connection import Connection
     from modelport.promotion import promote as run_promote
     from modelport.promotion import read_pins
 
     pins = read_pins(pins_file)
-    changed = run_promote(name, release, connection=Connection.load(), minimum=minimum, why=why, pins=pins, warn=_warn)
+    changed = run_promote(
+        name,
+        release,
+        connection=Connection.load(),
+        heldout=data,
+        minimum=minimum,
+        why=why,
+        pins=pins,
+        warn=_warn,
+    )
     _print_changed(name, changed, as_json)
 
 

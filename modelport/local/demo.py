@@ -133,7 +133,13 @@ def _run(root: Path, settings: DemoSettings, steps: "_Steps", demo: Demo) -> Non
 
     with steps.step("promotion") as said:
         changed = promote(
-            folder.name, built.digest, connection=connection, minimum=settings.minimum, why="modelport demo", root=root
+            folder.name,
+            built.digest,
+            connection=connection,
+            heldout=str(sample),
+            minimum=settings.minimum,
+            why="modelport demo",
+            root=root,
         )
         said.append(f"{changed.digest[:12]} is the desired version; before: {(changed.before or 'none')[:12]}")
 

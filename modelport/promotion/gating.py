@@ -6,6 +6,7 @@ from pathlib import Path
 
 from modelport.connection import Connection, Role
 from modelport.contract import find_model
+from modelport.data import dataset_uri
 from modelport.project import state_folder
 from modelport.promotion import catalogue, mirror
 from modelport.promotion.evidence import Evidence, rules_of, verdict
@@ -33,7 +34,8 @@ def gate(
         model: name of a folder in the promoter's checkout; its ``model.yaml`` gives the rules.
         digest: the release, its beginning, or ``v7``; the one staged last by default.
         heldout: dataset whose held-out split is used, a folder or ``s3://`` URI; by default the pushed one of the
-            name that ``model.yaml`` says.
+            name that ``model.yaml`` says. Where that is another split, evidence counts only for a promotion that is
+            given the same.
         minimum: another minimum than ``model.yaml``'s; the evidence says so, and counts only for a promotion that is
             given the same.
         timeout_s: how long the evaluation may take.
@@ -56,7 +58,7 @@ def gate(
     release = catalogue.fetch(store, model, digest, root)
     champion = champion_for(digest, desired(log))
     champion_folder = None if champion is None else catalogue.fetch(store, model, champion, root).folder
-    uri = heldout or f"s3://{connection.bucket}/datasets/{folder.spec.data.name}"
+    uri = heldout or dataset_uri(store.bucket, folder.spec.data.name)
     remote = "://" in uri
     findings = run_isolated(
         Job(

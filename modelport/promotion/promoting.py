@@ -6,9 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from modelport.connection import Connection
-from modelport.contract import find_model
+from modelport.contract import ModelSpec, find_model
+from modelport.data import dataset_uri, load_heldout, pinned
 from modelport.errors import BadInput, GateFailed, Refused
 from modelport.objects import NotFound, ObjectStore
+from modelport.project import state_folder
 from modelport.promotion import catalogue, mirror
 from modelport.promotion.catalogue import SHORT
 from modelport.promotion.evidence import Evidence, GateRules, evidence_by_release, read_evidence, rules_of
@@ -35,6 +37,7 @@ def promote(
     digest: str | None = None,
     *,
     connection: Connection,
+    heldout: str | None = None,
     minimum: float | None = None,
     why: str = "",
     pins: Pins = NO_PINS,
@@ -49,12 +52,15 @@ def promote(
     Args:
         model: name of a folder in the promoter's checkout; its ``model.yaml`` gives the rules.
         digest: the release, its beginning, or ``v7``; the one staged last by default.
+        heldout: dataset whose held-out split the evidence must be on, a folder or ``s3://`` URI; by default the pushed
+            one of the name that ``model.yaml`` says. Where none was pushed, evidence counts on whatever split, as long
+            as none of it is a failure.
         minimum: the minimum that the gate was given, where it was given one.
         why: reason, for the log.
         pins: pinned versions; a pinned model's version changes by a change of their file.
 
     Raises:
-        GateFailed: there is no passing evidence for it under today's rules and against today's champion.
+        GateFailed: there is no passing evidence for it on this split, under today's rules and against today's champion.
         Refused: the model is pinned (the message holds the change to make), or this is not the promoter.
         Conflict: somebody else changed the desired version first.
         BadInput: the release is damaged, or not what was gated.
@@ -68,7 +74,8 @@ def promote(
         _copy(store, model, digest, root)
         mirror.sync(store, connection, model, root, warn)
         return Changed(digest, now, None)
-    evidence, evidence_hash = _passing_evidence(store, model, digest, rules_of(folder, minimum), now)
+    rules, split = rules_of(folder, minimum), _split_that_counts(store, folder.spec, heldout, root)
+    evidence, evidence_hash = _passing_evidence(store, model, digest, rules, now, split)
     if model in pins.digests:
         raise _pinned(pins, model, digest)
     _copy(store, model, digest, root)
@@ -143,10 +150,32 @@ def _earlier(log: PromotionLog) -> str:
     return before
 
 
+@dataclass(frozen=True)
+class _Split:
+    """A held-out split that evidence must be on."""
+
+    digest: str
+    place: str
+    """Where it was found, as ``--data`` names it."""
+
+
+def _split_that_counts(store: ObjectStore, spec: ModelSpec, given: str | None, root: Path | None) -> _Split | None:
+    """The split that the promoter names, else the pushed one of the model's dataset; None where none was pushed."""
+    place = given or dataset_uri(store.bucket, spec.data.name)
+    if given is None and pinned(store, place) is None:
+        return None
+    cache = state_folder(root) / "cache" / "heldout"
+    return _Split(load_heldout(place, spec, store=store, cache=cache).digest, place)
+
+
 def _passing_evidence(
-    store: ObjectStore, model: str, digest: str, rules: GateRules, now: str | None
+    store: ObjectStore, model: str, digest: str, rules: GateRules, now: str | None, split: _Split | None
 ) -> tuple[Evidence, str]:
-    """The newest evidence for a release under these rules and against this champion, which must have passed."""
+    """The evidence for a release on this split, under these rules and against this champion, which must have passed.
+
+    Without a split that is known to be the model's it is the newest of what there is, and all of it must have passed:
+    images that are easy must not outvote others.
+    """
     gate_hash = rules.gate_hash(champion_for(digest, now))
     remedy = f"run `modelport gate {model} {digest[:SHORT]}`"
     objects = evidence_by_release(store, model).get(digest, [])
@@ -154,14 +183,26 @@ def _passing_evidence(
     if not current:
         detail = "no evidence" if not objects else "evidence only under other rules, or against another champion"
         raise GateFailed(f"there is {detail} for release {digest[:SHORT]}", remedy=remedy)
-    evidence, evidence_hash = read_evidence(store, current[0].key)
-    if evidence.release != digest or evidence.model != model or evidence.gate_hash != gate_hash:
-        raise BadInput("is evidence of something else", file=f"s3://{store.bucket}/{current[0].key}", remedy=remedy)
-    if not evidence.passed:
+    counting = [row for row in current if split is None or row.key.endswith(f"/{split.digest}-{gate_hash}.json")]
+    if split is not None and not counting:
         raise GateFailed(
-            f"release {digest[:SHORT]} failed the gate: {'; '.join(evidence.reasons)}",
-            remedy="train a better one; a release is promoted only on evidence",
+            f"the evidence for release {digest[:SHORT]} is on other images than the held-out ones of {split.place}",
+            remedy=f"run `modelport gate {model} {digest[:SHORT]} --data {split.place}`; where other images are to "
+            "decide, give promote the --data that the gate was given",
         )
+    found = [(row.key, *read_evidence(store, row.key)) for row in counting]
+    among, better = "", "train a better one; a release is promoted only on evidence"
+    if len(found) > 1:
+        among = f" on one of {len(found)} held-out splits"
+        better = "push the dataset that counts, or name it to promote with --data"
+    for key, evidence, _ in found:
+        if evidence.key != key:
+            raise BadInput("is evidence of something else", file=f"s3://{store.bucket}/{key}", remedy=remedy)
+        if not evidence.passed:
+            raise GateFailed(
+                f"release {digest[:SHORT]} failed the gate{among}: {'; '.join(evidence.reasons)}", remedy=better
+            )
+    _, evidence, evidence_hash = found[0]
     return evidence, evidence_hash
 
 

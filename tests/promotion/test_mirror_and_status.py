@@ -174,7 +174,7 @@ def test_the_command_line(bench: Bench) -> None:
     done = command("gate", bench.model, "--data", bench.data, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["release"] == good
-    done = command("promote", bench.model, "--why", "better", "--json")
+    done = command("promote", bench.model, "--data", bench.data, "--why", "better", "--json")
     assert json.loads(done.stdout)["entry"]["to"] == good, done.stderr
 
     done = command("versions", bench.model)

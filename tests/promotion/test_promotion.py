@@ -1,6 +1,7 @@
 """The desired version changes by one writer at a time, on evidence, and there is always a way back."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,15 +9,20 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from modelport.connection import Role
+from modelport.contract import find_model
+from modelport.data import load_heldout, push
 from modelport.errors import BadInput, Conflict, GateFailed, ModelportError, Refused
+from modelport.imaging import encode_png
 from modelport.objects import ObjectStore
 from modelport.promotion import LogEntry, Pins, desired, read_log, read_pins, rollback
 from modelport.promotion.log import append, log_key
 from modelport.release import MANIFEST_FILE, Release, sha256, staging_prefix
-from tests.promotion.promotion_bench import CLOSE, GOOD, Bench
+from tests.promotion.promotion_bench import CLOSE, GOOD, WORSE, Bench
+from tests.serving import tiny_release as tiny
 
 
 def test_promote(bench: Bench) -> None:
@@ -98,6 +104,55 @@ def test_forged_evidence_of_another_release(bench: Bench) -> None:
     bench.store.put(key.replace(good, other), bench.store.get(key))
     with pytest.raises(BadInput, match="is evidence of something else"):
         bench.promote(other)
+
+
+def easy_data(bench: Bench) -> str:
+    """Another dataset: what is held out is the redness of a release that finds too little."""
+    place = bench.root / "easy"
+    shutil.copytree(bench.data, place)
+    for number, mask in enumerate(sorted((place / "validation" / "masks").iterdir())):
+        pixels = tiny.image(100 + number, 50, 80)
+        (place / "validation" / "images" / mask.name).write_bytes(encode_png(pixels))
+        mask.write_bytes(encode_png(((pixels[:, :, 0] > 255 * WORSE) * 255).astype(np.uint8)))
+    return str(place)
+
+
+def test_passing_on_other_images_does_not_outvote_the_held_out_ones(bench: Bench) -> None:
+    digest, easy = bench.stage(WORSE), easy_data(bench)
+    assert not bench.gate(digest).passed
+    assert bench.gate(digest, heldout=easy).passed
+    # Nothing was pushed: none of the two is known to be what counts.
+    with pytest.raises(GateFailed, match=r"failed the gate on one of 2 held-out splits: dice") as caught:
+        bench.promote(digest)
+    assert "push the dataset that counts, or name it to promote with --data" in str(caught.value)
+
+    push(bench.model, bench.data, find_model(bench.model).spec, bench.store)
+    with pytest.raises(GateFailed, match=r"failed the gate: dice .* misses the minimum"):
+        bench.promote(digest)
+    other = bench.stage(0.66)
+    bench.gate(other, heldout=easy)
+    with pytest.raises(GateFailed, match=r"on other images than the held-out ones of s3://.*/datasets/") as caught:
+        bench.promote(other)
+    where = f"s3://{bench.store.bucket}/datasets/{bench.model}"
+    assert f"run `modelport gate {bench.model} {other[:12]} --data {where}`" in str(caught.value)
+    assert bench.released(other) == bench.released(digest) == []
+
+    # A promoter who says that these images are to decide is taken at their word, and the log says what they were.
+    assert read_log(bench.store, bench.model).entries == ()
+    made = bench.promote(digest, heldout=easy).entry
+    assert made is not None
+    assert made.evidence is not None
+    assert load_heldout(easy, find_model(bench.model).spec, store=None, cache=bench.root).digest in made.evidence
+
+
+def test_the_pushed_split_counts_wherever_it_was_gated_on(bench: Bench) -> None:
+    easy = easy_data(bench)
+    push(bench.model, bench.data, find_model(bench.model).spec, bench.store)
+    digest = bench.stage()
+    bench.gate(digest)  # in its folder: the same images, by their digest
+    assert not bench.gate(digest, heldout=easy).passed
+    bench.promote(digest)
+    assert desired(read_log(bench.store, bench.model)) == digest
 
 
 def test_trainer_can_make_nothing_serve(bench: Bench) -> None:

@@ -1,6 +1,6 @@
 """Setting the desired version: promotion of a release that passed the gate, and the way back."""
 
-from contextlib import suppress
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 from modelport.connection import Connection
 from modelport.contract import ModelSpec, find_model
 from modelport.data import dataset_uri, load_heldout, pinned
-from modelport.errors import BadInput, GateFailed, Refused
+from modelport.errors import BadInput, GateFailed, ModelportError, Refused
 from modelport.objects import NotFound, ObjectStore
 from modelport.project import state_folder
 from modelport.promotion import catalogue, mirror
@@ -19,6 +19,9 @@ from modelport.promotion.log import Action, LogEntry, PromotionLog, append, desi
 from modelport.promotion.people import Warn, log_warning, who
 from modelport.promotion.pins import NO_PINS, Pins
 from modelport.release import RELEASES, Release, staging_prefix
+
+_LOOKS, _PAUSE_S = 3, 0.5
+"""For a release that a collection may be putting back."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ def promote(
         GateFailed: there is no passing evidence for it on this split, under today's rules and against today's champion.
         Refused: the model is pinned (the message holds the change to make), or this is not the promoter.
         Conflict: somebody else changed the desired version first.
+        ModelportError: it was changed, and somebody removed the release at the same time.
         BadInput: the release is damaged, or not what was gated.
     """
     folder = find_model(model, root)
@@ -83,6 +87,7 @@ def promote(
         log, Action.PROMOTE, digest, why or evidence.summary(), evidence=evidence.key, evidence_sha256=evidence_hash
     )
     append(store, log, entry)
+    _look_again(store, model, digest)
     mirror.sync(store, connection, model, root, warn)
     return Changed(digest, now, entry)
 
@@ -100,15 +105,19 @@ def rollback(
 ) -> Changed:
     """Make a release that was the desired version before the desired one again. Needs no model folder and no gate.
 
+    It is verified first, and mended from staging where it was damaged: servers would refuse it, and go on with the one
+    that is to be taken back.
+
     Args:
         to: the release, its beginning, or ``v7``; by default what the last change replaced.
         why: reason, for the log.
         force: go over a pin; the log says so, and the pin's file must be brought in line afterwards.
 
     Raises:
-        BadInput: there is no such earlier version, or it is not complete in ``releases/``.
+        BadInput: there is no such earlier version, or it is not kept whole any more.
         Refused: the model is pinned and `force` was not given, or this is not the promoter.
         Conflict: somebody else changed the desired version first.
+        ModelportError: it was changed, and somebody removed the release at the same time.
     """
     store = catalogue.promoter_store(connection)
     log = read_log(store, model)
@@ -120,6 +129,7 @@ def rollback(
     if pin is not None and pin != digest and not force:
         raise _pinned(pins, model, digest)
     if digest == now:
+        _kept_whole(store, model, digest, root)
         mirror.sync(store, connection, model, root, warn)
         return Changed(digest, now, None)
     if digest not in log.promoted:
@@ -127,15 +137,11 @@ def rollback(
             f"release {digest[:SHORT]} was never promoted, so there is no way back to it",
             remedy=f"run `modelport promote {model} {digest[:SHORT]}`",
         )
-    if not catalogue.is_released(store, digest):
-        raise BadInput(
-            f"release {digest[:SHORT]} is no longer kept",
-            file=f"s3://{store.bucket}/{RELEASES}/{digest}",
-            remedy=f"`modelport versions {model}` lists those that are",
-        )
+    _kept_whole(store, model, digest, root)
     over = pin if force and pin is not None and pin != digest else None
     entry = _next_entry(log, Action.ROLLBACK, digest, why, forced_over_pin=over)
     append(store, log, entry)
+    _look_again(store, model, digest)
     mirror.sync(store, connection, model, root, warn)
     return Changed(digest, now, entry)
 
@@ -210,15 +216,62 @@ def _copy(store: ObjectStore, model: str, digest: str, root: Path | None) -> Non
     """Copy a release from staging to ``releases/``, through a local folder in which every digest was verified.
 
     One that is there and whole stays; one that was damaged there is mended.
+
+    Raises:
+        NotFound: it is in neither place; why not in ``releases/``.
+        BadInput: it is damaged in staging.
     """
+    why = "is not there"
     with catalogue.scratch(root) as scratch:
         if catalogue.is_released(store, digest):
-            with suppress(BadInput, NotFound):
+            try:
                 Release.fetch(store, RELEASES, digest, scratch / RELEASES / digest)
                 return
+            except (BadInput, NotFound) as error:
+                why = f"a file of it {error.message}"
         # From staging once more, not from what the gate downloaded: what was changed since must show here.
-        release = Release.fetch(store, staging_prefix(model), digest, scratch / digest)
+        try:
+            release = Release.fetch(store, staging_prefix(model), digest, scratch / digest)
+        except NotFound:
+            raise NotFound(why, file=f"s3://{store.bucket}/{RELEASES}/{digest}") from None
         release.upload(store, RELEASES)
+
+
+def _kept_whole(store: ObjectStore, model: str, digest: str, root: Path | None) -> None:
+    """See that there is a way back to a release.
+
+    Raises:
+        BadInput: there is none.
+    """
+    try:
+        _copy(store, model, digest, root)
+    except NotFound as error:
+        raise BadInput(
+            f"release {digest[:SHORT]} is no longer kept: {error.message}, and has expired from staging",
+            file=error.file,
+            remedy=f"`modelport versions {model}` lists those that are",
+        ) from None
+
+
+def _look_again(store: ObjectStore, model: str, digest: str) -> None:
+    """See that what is desired now is there: a collection that had read the log before may have removed it since.
+
+    Such a collection reads the log again after each manifest that it removed, and puts that one back.
+
+    Raises:
+        ModelportError: it is gone.
+    """
+    for look in range(_LOOKS):
+        if catalogue.is_released(store, digest):
+            return
+        if look < _LOOKS - 1:
+            time.sleep(_PAUSE_S)
+    raise ModelportError(
+        f"release {digest[:SHORT]} is desired now, and was removed by somebody at the same time",
+        file=f"s3://{store.bucket}/{RELEASES}/{digest}",
+        remedy=f"`modelport rollback {model} --to {digest[:SHORT]}` copies it from staging anew; "
+        f"`modelport versions {model}` lists others",
+    )
 
 
 def _next_entry(

@@ -191,9 +191,18 @@ def _trainer(connection: Connection, warn: Warn) -> ObjectStore | None:
 
 
 def _remove(store: ObjectStore, garbage: Sequence[Garbage], log: PromotionLog | None) -> None:
+    changed = Conflict("the desired version changed meanwhile", remedy="run it again; it looks anew")
     for row in garbage:
         if log is not None and read_log(store, log.model).etag != log.etag:
-            raise Conflict("the desired version changed meanwhile", remedy="run it again; it looks anew")
+            raise changed
         # The manifest first: what is left after a crash is no release, and is removed by the next collection.
-        for item in sorted(row.objects, key=lambda item: not item.key.endswith(f"/{MANIFEST_FILE}")):
+        first, *others = sorted(row.objects, key=lambda item: not item.key.endswith(f"/{MANIFEST_FILE}"))
+        content = None if log is None else store.get(first.key)
+        store.delete(first.key)
+        if log is not None and content is not None and read_log(store, log.model).etag != log.etag:
+            # Between the look and the removal. Whoever promotes looks again, after his change of the log: of the two
+            # of us the later one sees what the other has done.
+            store.put(first.key, content)
+            raise changed
+        for item in others:
             store.delete(item.key)

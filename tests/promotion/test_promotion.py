@@ -315,10 +315,41 @@ def test_no_way_back(bench: Bench) -> None:
     with pytest.raises(BadInput, match="was never promoted"):
         rollback(bench.model, staged, connection=bench.connection)
     assert bench.served(CLOSE) == staged
+    for row in list(bench.trainer.list(f"{staging_prefix(bench.model)}/{first}/")):
+        bench.trainer.delete(row.key)
+    bench.store.put(f"releases/{first}/network/model.onnx", b"damage")
+    with pytest.raises(BadInput, match="no longer kept: a file of it does not have the digest that the manifest says"):
+        rollback(bench.model, connection=bench.connection)
     bench.store.delete(f"releases/{first}/{MANIFEST_FILE}")
-    with pytest.raises(BadInput, match="is no longer kept"):
+    with pytest.raises(BadInput, match="is no longer kept: is not there, and has expired from staging"):
         rollback(bench.model, connection=bench.connection)
     assert desired(read_log(bench.store, bench.model)) == staged
+
+
+def test_rollback_mends_where_it_goes(bench: Bench) -> None:
+    first, _ = bench.served(GOOD), bench.served(CLOSE)
+    bench.store.put(f"releases/{first}/network/model.onnx", b"damage")
+    assert rollback(bench.model, connection=bench.connection).digest == first
+    assert bench.fetched(first).digest == first
+    bench.store.delete(f"releases/{first}/{MANIFEST_FILE}")
+    assert rollback(bench.model, first, connection=bench.connection).entry is None
+    assert MANIFEST_FILE in bench.released(first)
+
+
+def test_a_release_that_is_removed_while_it_becomes_desired(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = bench.served(GOOD), bench.served(CLOSE)
+
+    def append_and_lose(*arguments: object) -> None:
+        append(*arguments)  # pyright: ignore[reportArgumentType]
+        bench.store.delete(f"releases/{first}/{MANIFEST_FILE}")
+
+    monkeypatch.setattr("modelport.promotion.promoting.append", append_and_lose)
+    with pytest.raises(ModelportError, match="is desired now, and was removed") as told:
+        rollback(bench.model, connection=bench.connection)
+    assert f"rollback {bench.model} --to {first[:12]}" in str(told.value)
+    monkeypatch.undo()
+    rollback(bench.model, first, connection=bench.connection)
+    assert bench.fetched(first).digest == first
 
 
 def test_pins(bench: Bench, tmp_path: Path) -> None:

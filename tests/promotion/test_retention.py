@@ -7,8 +7,10 @@ from datetime import timedelta
 import pytest
 
 from modelport.connection import Role
-from modelport.errors import BadInput, Unavailable
+from modelport.errors import BadInput, Conflict, Unavailable
+from modelport.objects import ObjectStore
 from modelport.promotion import Collected, Pins, collect_garbage, desired, read_log, rollback
+from modelport.promotion.log import append
 from modelport.release import MANIFEST_FILE, Release, sha256, staging_prefix
 from tests.promotion.promotion_bench import CLOSE, GOOD, Bench
 from tests.promotion.test_mirror_and_status import beat
@@ -50,6 +52,22 @@ def test_releases(bench: Bench) -> None:
     bench.fetched(now)
     assert rollback(bench.model, connection=bench.connection).digest == before
     assert bench.warnings == []
+
+
+def test_what_becomes_desired_while_it_is_removed_is_put_back(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _, _ = bench.served(0.5), bench.served(0.501), bench.served(0.502)
+    manifest, delete = f"releases/{first}/{MANIFEST_FILE}", ObjectStore.delete
+
+    def delete_late(store: ObjectStore, key: str) -> None:
+        if key == manifest:
+            append(bench.store, read_log(bench.store, bench.model), bench.entry(first, action="rollback"))
+        delete(store, key)
+
+    monkeypatch.setattr(ObjectStore, "delete", delete_late)
+    with pytest.raises(Conflict, match="changed meanwhile"):
+        collect(bench, delete=True)
+    assert desired(read_log(bench.store, bench.model)) == first
+    assert bench.fetched(first).digest == first
 
 
 def test_a_replica_that_is_long_gone_protects_nothing(bench: Bench) -> None:

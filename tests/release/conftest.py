@@ -15,7 +15,8 @@ import redness
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> ModelFolder:
     """A model folder whose name no other test uses: tests share the bucket and the registry."""
-    name = "r_" + request.node.name.removeprefix("test_").replace("[", "_").replace("]", "").replace("-", "_")[:36]
+    called = request.node.name.removeprefix("test_").replace("[", "_").replace("]", "").replace("-", "_")
+    name = f"r_{called[:36].rstrip('_')}"
     monkeypatch.delenv("MODELPORT_STATE", raising=False)
     monkeypatch.setenv("MODELPORT_PROJECT", str(tmp_path))
     return redness.write_project(tmp_path, name)

@@ -383,7 +383,7 @@ class TestBuilders:
 
 
 class TestPublishing:
-    """With programs that answer as the real ones do; those were run by hand, see docs/images.md."""
+    """With programs that answer as their documentation says; the real ones were not run, see docs/images.md."""
 
     STAND_INS: Mapping[str, str] = {
         "docker": """\

@@ -89,11 +89,10 @@ def _try(client: Any) -> str | None:
     from botocore.exceptions import ClientError
 
     try:
-        client.head_object(Bucket=_BUCKET, Key="staging/nothing")
         client.list_objects_v2(Bucket=_BUCKET, Prefix="staging/", MaxKeys=1)
     except ClientError as error:
         code: str = error.response["Error"]["Code"]
-        return None if code in ("404", "AccessDenied") else code
+        return None if code == "AccessDenied" else code
     return None
 
 

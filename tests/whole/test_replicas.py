@@ -113,6 +113,22 @@ def test_no_server_answers_with_a_release_that_another_has_not_loaded(lived: Liv
     site.wait("the first release to serve", lambda: site.model()["release"] == first)
 
 
+DAMAGED_MEANWHILE = f"""
+import sys
+from modelport.connection import Connection
+from modelport.promotion import promoting, rollback
+
+append = promoting.append
+
+def damaged(*arguments):
+    exec({DAMAGE!r}, {{}})
+    append(*arguments)
+
+promoting.append = damaged
+rollback({MODEL!r}, sys.argv[1], connection=Connection.load())
+"""
+
+
 def test_a_release_that_was_damaged_in_the_store_leaves_the_one_before_serving(lived: Lived, second: str) -> None:
     site, first = lived.site, lived.journey.releases[0]
     with site.asked() as answers:
@@ -122,8 +138,8 @@ def test_a_release_that_was_damaged_in_the_store_leaves_the_one_before_serving(l
         assert tell("both servers replaced, one after the other", answers()[before:]).failed == 0
 
         before = len(answers())
-        site.manager.program("--role", "promoter", "--", sys.executable, "-c", DAMAGE, second)
-        site.manager.connected("rollback", MODEL, "--to", second)
+        # A rollback mends what was damaged before it.
+        site.manager.program("--role", "promoter", "--", sys.executable, "-c", DAMAGED_MEANWHILE, second)
         site.wait("the damage to be told", lambda: "corrupted" in (site.model()["error"] or ""))
         site.wait("both agents", lambda: all("is refused" in site.agent_log(pod) for pod in site.servers()))
         later = len(answers())

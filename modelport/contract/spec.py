@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import (
     BaseModel,
@@ -15,6 +15,7 @@ from pydantic import (
     StrictInt,
     StrictStr,
     ValidationError,
+    model_validator,
 )
 
 from modelport.contract.source import Source, read_yaml
@@ -126,6 +127,14 @@ class TrainSpec(_Section):
     )
     time_limit: Duration = Field(default="2h", description="A training that takes longer is stopped.")
     max_failures: int = Field(default=2, ge=0, le=20, description="Lost workers after which training gives up.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_unread(cls, value: Any) -> Any:
+        # Releases have it, and folders of earlier commits, which a stack's newer image trains. `check` refuses it.
+        if not isinstance(value, dict):
+            return value
+        return {key: each for key, each in cast("dict[Any, Any]", value).items() if key != UNREAD[1]}
 
 
 class GateSpec(_Section):
@@ -288,9 +297,6 @@ def _assign(data: dict[str, Any], path: list[str], value: Any, assignment: str) 
 
 
 def _validated(data: Any, source: Source) -> ModelSpec:
-    if isinstance(data, dict) and isinstance(data.get("train"), dict):  # pyright: ignore[reportUnknownMemberType]
-        # Releases have it, and folders of earlier commits, which a stack's newer image trains. `check` refuses it.
-        data["train"].pop(UNREAD[1], None)  # pyright: ignore[reportUnknownMemberType]
     try:
         spec = ModelSpec.model_validate(data)
     except ValidationError as error:

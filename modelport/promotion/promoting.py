@@ -128,16 +128,15 @@ def rollback(
     pin = pins.digests.get(model)
     if pin is not None and pin != digest and not force:
         raise _pinned(pins, model, digest)
-    if digest == now:
-        _kept_whole(store, model, digest, root)
-        mirror.sync(store, connection, model, root, warn)
-        return Changed(digest, now, None)
     if digest not in log.promoted:
         raise BadInput(
             f"release {digest[:SHORT]} was never promoted, so there is no way back to it",
             remedy=f"run `modelport promote {model} {digest[:SHORT]}`",
         )
     _kept_whole(store, model, digest, root)
+    if digest == now:
+        mirror.sync(store, connection, model, root, warn)
+        return Changed(digest, now, None)
     over = pin if force and pin is not None and pin != digest else None
     entry = _next_entry(log, Action.ROLLBACK, digest, why, forced_over_pin=over)
     append(store, log, entry)
@@ -233,7 +232,8 @@ def _copy(store: ObjectStore, model: str, digest: str, root: Path | None) -> Non
         try:
             release = Release.fetch(store, staging_prefix(model), digest, scratch / digest)
         except NotFound:
-            raise NotFound(why, file=f"s3://{store.bucket}/{RELEASES}/{digest}") from None
+            place = f"s3://{store.bucket}/{RELEASES}/{digest}"
+            raise NotFound(f"{why}, and has expired from staging", file=place) from None
         release.upload(store, RELEASES)
 
 
@@ -247,7 +247,7 @@ def _kept_whole(store: ObjectStore, model: str, digest: str, root: Path | None) 
         _copy(store, model, digest, root)
     except NotFound as error:
         raise BadInput(
-            f"release {digest[:SHORT]} is no longer kept: {error.message}, and has expired from staging",
+            f"release {digest[:SHORT]} is no longer kept: {error.message}",
             file=error.file,
             remedy=f"`modelport versions {model}` lists those that are",
         ) from None

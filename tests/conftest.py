@@ -13,6 +13,7 @@ import httpx
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 from modelport.connection import Connection, Role
 from modelport.errors import Unavailable
@@ -34,6 +35,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TOGETHER = (
+    ("whole",),
     ("training", "models", "scaffold", "end_to_end"),
     ("infra",),
     ("engine", "examples", "cluster", "remote"),
@@ -46,6 +48,9 @@ TOGETHER = (
 Two trainings at once on two cores take each other's time until something gives up; and what shares a service that takes
 long to start is to start it once. All others are by file, so that no process is left with much when the rest is done.
 """
+
+ALONE = "whole"
+"""What has a process to itself: it mostly waits for one pod or another, and may not wait for tests beside it."""
 
 
 def together(nodeid: str) -> tuple[int, str]:
@@ -74,6 +79,13 @@ class Together(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         return together(nodeid)[1]
+
+    def _reschedule(self, node: WorkerController) -> None:
+        if ALONE in self.assigned_work[node] and self.numnodes > 2:
+            if not node.shutting_down:
+                node.shutdown()  # when it has done that
+        else:
+            super()._reschedule(node)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Together:

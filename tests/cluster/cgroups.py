@@ -10,11 +10,22 @@ from pathlib import Path
 
 _CGROUP2 = "cgroup2"
 _REMOVED_WITHIN_S = 10.0
+_FAVOUR = 8
+"""Times the processor time that one group or process gets that wants it too."""
 
 
 def create(name: str) -> list[Path]:
-    """Make the groups NAME and NAME/programs; the files to write a process id to, for it to be in the latter."""
-    return [_made(parent / name / "programs") / "cgroup.procs" for parent in _hierarchies()]
+    """Make the groups NAME and NAME/programs; the files to write a process id to, for it to be in the latter.
+
+    All in NAME count as one where processes want more time than there is, so it is favoured: a cluster whose probes are
+    answered late because something else runs beside it restarts its pods.
+    """
+    files = [_made(parent / name / "programs") / "cgroup.procs" for parent in _hierarchies()]
+    for parent in _hierarchies():
+        for setting, usual in (("cpu.shares", 1024), ("cpu.weight", 100)):
+            if (parent / name / setting).is_file():
+                (parent / name / setting).write_text(str(_FAVOUR * usual))
+    return files
 
 
 def enter(files: list[Path]) -> None:

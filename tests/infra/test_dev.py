@@ -56,49 +56,35 @@ def test_the_outputs_tell_a_person_what_to_do_next(dev: Up):
     assert "[secret]" not in str(outputs)
 
 
-def test_adding_and_removing_a_model_touches_nothing_else(dev: Up):
-    before = dev.pods()
-    dev.add_model("snow_level")
-    try:
-        added = changing(dev.engine.up())
-        assert added
-        assert {step.op for step in added} == {"create"}
-        assert all(of_model(step, "snow-level") for step in added), [step.name for step in added]
-        after = dev.pods()
-        assert {name: after.get(name) for name in before} == before
-        assert any("snow-level" in name for name in set(after) - set(before))
-    finally:
-        dev.remove_model("snow_level")
-    removed = changing(dev.engine.up())
-    assert {step.op for step in removed} == {"delete"}
-    assert {step.urn for step in removed} == {step.urn for step in added}
-    final = dev.pods()
-    assert {name: final.get(name) for name in before} == before
-
-
-def test_what_modelport_new_writes_is_a_model_of_the_environment_by_being_there(dev: Up):
+def test_a_folder_that_modelport_new_wrote_is_a_model_by_being_there_and_touches_nothing_else(dev: Up):
     models = {"snow_depth": "classify", "rust_map": "segment", "bird_count": "detect"}
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MODELPORT_")}
+    before = dev.pods()
     try:
         for name, task in models.items():
             command = [sys.executable, "-m", "modelport", "new", name, "--task", task, "--owner", "tests"]
             made = subprocess.run(command, cwd=dev.project, env=environment, capture_output=True, text=True, timeout=60)
             assert made.returncode == 0, made.stderr
-        changes = dev.engine.preview()
+        added = changing(dev.engine.up())
+        after = dev.pods()
     finally:
         for name in models:
             if (dev.project / "models" / name).exists():
                 dev.remove_model(name)
-    steps = changing(changes)
-    assert {step.op for step in steps} == {"create"}
-    of_models = {
-        name: [step for step in steps if step.name.startswith(f"{name.replace('_', '-')}-")] for name in models
-    }
-    assert {step.urn for step in steps} == {step.urn for found in of_models.values() for step in found}
+        removed = changing(dev.engine.up())
+    assert {step.op for step in added} == {"create"}
+    of_models = {name: [step for step in added if of_model(step, name.replace("_", "-"))] for name in models}
+    assert {step.urn for step in added} == {step.urn for found in of_models.values() for step in found}
     for name, found in of_models.items():
         # What a model has: its code, what trains it, what serves it.
         kinds = {step.type.rpartition(":")[2] for step in found}
         assert {"ConfigMap", "Job", "CronJob", "Deployment", "Service"} <= kinds, name
+        assert any(name.replace("_", "-") in pod for pod in set(after) - set(before)), name
+    assert {name: after.get(name) for name in before} == before
+    assert {step.op for step in removed} == {"delete"}
+    assert {step.urn for step in removed} == {step.urn for step in added}
+    final = dev.pods()
+    assert {name: final.get(name) for name in before} == before
 
 
 def test_another_platform_image_starts_no_training(dev: Up):

@@ -6,7 +6,7 @@ from collections import Counter
 
 from tests.infra.conftest import Environment
 
-MODELS = int(os.environ.get("MODELPORT_TEST_MODELS", "30"))
+MODELS = int(os.environ.get("MODELPORT_TEST_MODELS", "15"))
 
 
 def test_many_models_preview(draft: Environment):

@@ -6,8 +6,9 @@ The real program on the real engine, the real operator, real training, serving a
 docs/cluster-on-one-machine.md.
 """
 
+import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ MEMORY_GIB = 14
 """Everything together takes less."""
 NEARLY = 0.9
 """Of its memory limit no pod takes more."""
+NICENESS = -10
+"""Of whatever is started here. Like the cluster itself it comes before tests that run beside it."""
 
 
 @dataclass
@@ -58,6 +61,8 @@ class Journey:
             source: the project that the stack is made from.
             settings: of the stack, by whole key, beside or over `stack.settings`.
         """
+        with suppress(PermissionError):  # root in a container may not be allowed to
+            os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
         with self.clock.step("images") as said:
             layouts = [ensure_layout(name) for name in IMAGES]
             said.append(f"{len(layouts)}")

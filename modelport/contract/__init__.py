@@ -16,6 +16,7 @@ from modelport.contract.spec import (
     load_spec,
     parse_spec,
 )
+from modelport.contract.steps import CANDIDATES, IMAGE, LOGITS, StepNames, step_names
 from modelport.contract.tasks import TASKS, Task, TaskTable, Tensor
 from modelport.contract.triton import (
     CONFIG_FILE,
@@ -27,10 +28,13 @@ from modelport.contract.triton import (
     read_pipeline,
     render,
 )
-from modelport.contract.triton_check import Problem, check_graph, check_pipeline
+from modelport.contract.triton_check import Problem, check_graph, check_pipeline, check_wiring
 
 __all__ = [
+    "CANDIDATES",
     "CONFIG_FILE",
+    "IMAGE",
+    "LOGITS",
     "TASKS",
     "Bundle",
     "ClassSpec",
@@ -43,6 +47,7 @@ __all__ = [
     "Problem",
     "RenderedRelease",
     "ServeSpec",
+    "StepNames",
     "Task",
     "TaskTable",
     "Tensor",
@@ -51,6 +56,7 @@ __all__ = [
     "check",
     "check_graph",
     "check_pipeline",
+    "check_wiring",
     "discover",
     "duration_seconds",
     "find_model",
@@ -62,6 +68,7 @@ __all__ = [
     "read_config",
     "read_pipeline",
     "render",
+    "step_names",
     "unpack",
     "unpack_model",
 ]

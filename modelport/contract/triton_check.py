@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelport.contract.steps import IMAGE, step_names
 from modelport.contract.tasks import TASKS, Task, Tensor
 from modelport.contract.triton import CONFIG_FILE, ModelConfig, TritonPipeline
 from modelport.errors import BadInput
@@ -49,6 +50,58 @@ def check_pipeline(pipeline: TritonPipeline, model: str, task: Task, folder: Pat
     problems += _check_steps(pipeline, folder)
     problems += _check_ensemble(pipeline, model, folder)
     problems += _check_task(pipeline.ensemble, task, folder / model / CONFIG_FILE)
+    return problems
+
+
+def check_wiring(pipeline: TritonPipeline, model: str, task: Task, folder: Path) -> list[Problem]:
+    """Where a pipeline without other problems computes something else than the task's steps, one after another.
+
+    Those are what is exported and what the gate measures, whatever the configurations say. Servers do not ask for it:
+    they go on with what was promoted before the gate did.
+    """
+    steps, problems = step_names(task), list[Problem]()
+    for step, config in pipeline.steps.items():
+        file = str(folder / step / CONFIG_FILE)
+        if step not in steps:
+            remedy = f"there are {', '.join(steps)}: do its work in one of them"
+            problems.append(Problem(file, f"is no step of task {task}", remedy))
+            continue
+        for side, wanted, declared in (
+            ("input", steps[step].inputs, config.input),
+            ("output", steps[step].outputs, config.output),
+        ):
+            names = [tensor.name for tensor in declared]
+            if sorted(names) != sorted(wanted):
+                message = f"are {', '.join(names)}, but the step's are {', '.join(wanted)}"
+                problems.append(Problem(file, message, "name them so", key=f"{side}s"))
+    return problems or _check_order(pipeline.ensemble, task, str(folder / model / CONFIG_FILE))
+
+
+def _check_order(ensemble: ModelConfig, task: Task, file: str) -> list[Problem]:
+    """Whether an ensemble runs each step once, in order, and gives it the tensors of the same name in the steps."""
+    steps = ensemble.ensemble_scheduling.step
+    ran, wanted = [step.model_name for step in steps], list(step_names(task))
+    if ran != wanted:
+        remedy = "run each once, in this order"
+        return [
+            Problem(
+                file, f"are {', '.join(ran)}, but those of task {task} are {', '.join(wanted)}", remedy, key="steps"
+            )
+        ]
+    problems: list[Problem] = []
+    # What each tensor of the ensemble is to the steps: it may be called otherwise in between.
+    known = {IMAGE: IMAGE}
+    for step in steps:
+        for name, source in sorted(step.input_map.items()):
+            if known.get(source) != name:
+                key, message = f"step {step.model_name!r} input {name!r}", f"gets {source!r}, which is another tensor"
+                problems.append(Problem(file, message, f"give it the {name!r} of an earlier step", key=key))
+        known |= {target: name for name, target in step.output_map.items()}
+    problems += [
+        Problem(file, "is another tensor of the steps", "map the one of this name to it", key=f"output {tensor.name!r}")
+        for tensor in ensemble.output
+        if known.get(tensor.name) != tensor.name
+    ]
     return problems
 
 

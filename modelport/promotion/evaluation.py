@@ -24,6 +24,7 @@ from modelport.data import HeldOut, load_heldout
 from modelport.errors import BadInput, GateFailed, ModelportError
 from modelport.imaging import decode
 from modelport.objects import ObjectStore
+from modelport.promotion.as_served import check_as_served, check_graphs
 from modelport.promotion.evidence import Champion, ImageScore, Interval, LeakCheck
 from modelport.promotion.gate_job import Failure, Findings, Job
 from modelport.promotion.isolation import refused_modules
@@ -49,12 +50,13 @@ def evaluate(job: Job) -> Findings:
     Raises:
         BadInput: the release or the split is damaged, they do not belong together, images of it were trained on, or
             the split does not define the gate's metric.
-        GateFailed: the release fails on an image.
+        GateFailed: the release fails on an image, or would be served otherwise than it is measured.
     """
     spec = job.spec
     metrics = metrics_of(spec.task)
     release = Release.open(job.release, job.digest)
     _check_belongs(release, spec)
+    check_as_served(release)
     store = None if job.connection is None else ObjectStore.connect(job.connection, Role.PROMOTER)
     heldout = load_heldout(job.heldout, spec, store=store, cache=job.cache)
     hashes = {heldout.entry(index).sha256: heldout.entry(index).path for index in range(len(heldout))}
@@ -126,6 +128,7 @@ def _trained_on(release: Release) -> set[str]:
 
 def _judge(release: Release, precision: str, heldout: HeldOut, metrics: TaskMetrics, spec: ModelSpec) -> _Judged:
     runtime = _load(release, precision)
+    check_graphs(release, runtime)
     which = "" if precision == FP32 else f"{precision}: "
     problems = [
         f"{which}{golden.name}: {problem}"

@@ -12,6 +12,11 @@ from modelport.objects import ObjectInfo, ObjectStore
 from modelport.promotion.log import LOGS
 from modelport.release import FP32, canonical_json, sha256
 
+CHECKS = 2
+"""Counted up when the gate looks at more: what passed before is to be gated again before it is promoted.
+
+2: that what is served is what is measured (`modelport.promotion.as_served`).
+"""
 VARIANT_LOSS = 0.01
 """How much worse than fp32 another precision of the same release may be, in the gate's metric: one point.
 
@@ -44,12 +49,11 @@ class GateRules(_Part):
     def gate_hash(self, champion: str | None) -> str:
         """First 16 digits of a hash over these rules and the champion that was compared with.
 
-        Evidence counts for a promotion only under the same hash: other rules, or another champion, want a new gate.
+        Evidence counts for a promotion only under the same hash: other rules, another champion, or a gate that
+        looked at less want a new one.
         """
-        # Evidence from before there were precisions is evidence of fp32, and keeps its hash.
-        unsaid = {"minimum_from", "precision"} if self.precision == FP32 else {"minimum_from"}
-        rules = self.model_dump(mode="json", exclude=unsaid)
-        return sha256(canonical_json({"rules": rules, "champion": champion}))[:16]
+        rules = self.model_dump(mode="json", exclude={"minimum_from"})
+        return sha256(canonical_json({"checks": CHECKS, "rules": rules, "champion": champion}))[:16]
 
     def good_enough(self, value: float) -> bool:
         """Whether a value reaches the minimum."""

@@ -186,7 +186,11 @@ def _passing_evidence(
     objects = evidence_by_release(store, model).get(digest, [])
     current = [row for row in objects if row.key.endswith(f"-{gate_hash}.json")]
     if not current:
-        detail = "no evidence" if not objects else "evidence only under other rules, or against another champion"
+        detail = (
+            "no evidence"
+            if not objects
+            else "evidence only under other rules, against another champion, or by a gate that looked at less"
+        )
         raise GateFailed(f"there is {detail} for release {digest[:SHORT]}", remedy=remedy)
     counting = [row for row in current if split is None or row.key.endswith(f"/{split.digest}-{gate_hash}.json")]
     if split is not None and not counting:

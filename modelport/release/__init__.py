@@ -16,9 +16,9 @@ from modelport.release.manifest import (
     sha256,
 )
 from modelport.release.pictures import keep_picture
-from modelport.release.pipeline import GRAPH_FILE, NETWORK, Pipeline, step_names
+from modelport.release.pipeline import GRAPH_FILE, NETWORK, Pipeline
 from modelport.release.registry import DIGEST_TAG, RegisteredVersion, Registry
-from modelport.release.replay import TOLERANCES, compare, tolerances_for
+from modelport.release.replay import TOLERANCES, compare, loosened, tolerances_for
 from modelport.release.runtime import Graph, Runtime
 from modelport.release.store import RELEASES, Golden, Release, staging_prefix
 from modelport.release.variants import with_int8
@@ -51,10 +51,10 @@ __all__ = [
     "canonical_json",
     "compare",
     "keep_picture",
+    "loosened",
     "sha256",
     "stage",
     "staging_prefix",
-    "step_names",
     "tolerances_for",
     "with_int8",
 ]

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from modelport.contract import IMAGE, step_names
 from modelport.release.manifest import FP32, INT8
 from modelport.release.openvino import OpenVinoGraph, write_openvino
-from modelport.release.pipeline import IMAGE, NETWORK, step_names
+from modelport.release.pipeline import NETWORK
 from modelport.release.runtime import Graph, Network, run_steps
 from modelport.release.store import Release
 

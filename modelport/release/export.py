@@ -12,10 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelport.contract import Problem, Task, TritonPipeline, check_graph
+from modelport.contract import (
+    CANDIDATES,
+    IMAGE,
+    Problem,
+    StepNames,
+    Task,
+    TritonPipeline,
+    check_graph,
+    step_names,
+)
 from modelport.errors import BadInput
 from modelport.release.manifest import Tolerance
-from modelport.release.pipeline import CANDIDATES, IMAGE, Pipeline, StepNames, step_names
+from modelport.release.pipeline import Pipeline
 from modelport.release.replay import compare
 from modelport.release.runtime import Graph
 

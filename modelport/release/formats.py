@@ -8,11 +8,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from modelport.contract import Precision
+from modelport.contract import Precision, step_names
 from modelport.errors import BadInput
 from modelport.release.manifest import FP32, INT8, canonical_json, sha256
 from modelport.release.openvino import OpenVinoGraph, write_openvino
-from modelport.release.pipeline import NETWORK, step_names
+from modelport.release.pipeline import NETWORK
 from modelport.release.replay import Tolerances, tolerances_for
 from modelport.release.runtime import Graph, Network
 from modelport.release.store import Release

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from modelport.contract import TASKS, Task
-
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -33,29 +31,7 @@ class Pipeline:
     """Decision thresholds by class, for people who read the manifest; the graphs carry their own."""
 
 
-@dataclass(frozen=True)
-class StepNames:
-    """Names of a step's tensors, in the order of its ``forward``'s arguments and results."""
-
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-
-
 NETWORK = "network"
 """The step that learned, and that exists in more than one precision."""
 GRAPH_FILE = "model.onnx"
 """Name of a step's graph in its folder, in a release as in Triton."""
-IMAGE = "image"
-LOGITS = "logits"
-CANDIDATES = "candidates"
-"""What a detector's network gives: every place it looked at, before overlapping boxes are thinned out."""
-
-
-def step_names(task: Task) -> dict[str, StepNames]:
-    """Tensor names of the three steps, in the order in which they run; the last one's outputs are what clients see."""
-    given = CANDIDATES if task is Task.DETECT else LOGITS
-    return {
-        "preprocess": StepNames((IMAGE,), ("input",)),
-        "network": StepNames(("input",), (given,)),
-        "postprocess": StepNames((given, IMAGE), tuple(tensor.name for tensor in TASKS[task].outputs)),
-    }

@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelport.contract import Task
-from modelport.release.manifest import FP16, FP32, INT8, Tolerance
-from modelport.release.pipeline import CANDIDATES, LOGITS
+from modelport.contract import CANDIDATES, LOGITS, Task
+from modelport.release.manifest import FP16, FP32, INT8, ReleaseManifest, Tolerance
 
 Tolerances = Mapping[str, Tolerance]
 """By output."""
@@ -81,6 +80,42 @@ def tolerances_for(
             clear = round(thresholds["score"] + margin, 6)
             chosen[precision]["boxes"] = chosen[precision]["boxes"].model_copy(update={"above": clear})
     return chosen
+
+
+def loosened(manifest: ReleaseManifest) -> list[str]:
+    """Where a release's tolerances let more pass than the platform's, by precision and output; none if they do nowhere.
+
+    What a release says nothing of is no looser: a precision without tolerances is held against the platform's, an
+    output without one must be equal.
+    """
+    platform = tolerances_for(manifest.task, manifest.thresholds, TOLERANCES[manifest.task])
+    return [
+        f"tolerances.{precision}.{name} is {_said(given)}, looser than the platform's {_said(limit)}"
+        for precision, limits in platform.items()
+        for name, limit in limits.items()
+        if (given := manifest.tolerances.get(precision, {}).get(name)) is not None and _is_looser(given, limit)
+    ]
+
+
+def _is_looser(given: Tolerance, limit: Tolerance) -> bool:
+    """Whether `given` may let pass what `limit` does not."""
+    if not limit.compared:
+        return False
+    if not given.compared or (given.internal and not limit.internal):
+        return True
+    # Written so that NaN, which no comparison is true of, is looser. An absolute limit of None is none at all, of the
+    # others 0, or that boxes must be equal one by one.
+    absolute = given.absolute is None or (limit.absolute is not None and given.absolute <= limit.absolute)
+    differing = (given.differing or 0.0) <= (limit.differing or 0.0)
+    above = (given.above or 0.0) <= (limit.above or 0.0)
+    overlap = given.overlap is None or given.overlap >= (limit.overlap or 0.0)
+    return not (absolute and differing and above and overlap)
+
+
+def _said(tolerance: Tolerance) -> str:
+    return (
+        ", ".join(f"{name} {value}" for name, value in tolerance.model_dump(exclude_defaults=True).items()) or "equal"
+    )
 
 
 def compare(

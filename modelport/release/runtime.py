@@ -6,9 +6,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from modelport.contract import Tensor
+from modelport.contract import IMAGE, Tensor, step_names
 from modelport.release.manifest import FP32
-from modelport.release.pipeline import IMAGE, step_names
 from modelport.release.store import Release
 
 _TYPES: dict[str, str] = {
@@ -58,11 +57,14 @@ class Runtime:
 
     def __init__(self, release: Release, threads: int = 1, precision: str = FP32) -> None:
         """`precision` is that of the network step; raises `BadInput` when the release does not carry it."""
-        self._graphs = [Graph(release.graph(step, precision), threads) for step in step_names(release.manifest.task)]
+        self.graphs = {
+            step: Graph(release.graph(step, precision), threads) for step in step_names(release.manifest.task)
+        }
+        """By step, in order."""
 
     def predict(self, image: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:
         """Outputs for an image uint8 [H, W, 3]: what clients see, and what flows between the steps (``logits``)."""
-        return run_steps(self._graphs, image)
+        return run_steps(self.graphs.values(), image)
 
 
 def run_steps(graphs: Iterable[Network], image: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from modelport.contract import Task
+from modelport.contract import IMAGE, Task, step_names
 from modelport.data import Split
 from modelport.errors import BadInput
 from modelport.imaging import decode
 from modelport.release.manifest import INT8, TRAINING_DATA_FILE, FileEntry, ReleaseManifest, canonical_json, sha256
-from modelport.release.pipeline import IMAGE, NETWORK, step_names
+from modelport.release.pipeline import NETWORK
 from modelport.release.quantize import METHOD, quantize
 from modelport.release.replay import Tolerances, compare, tolerances_for
 from modelport.release.runtime import Graph, Network, run_steps

@@ -50,6 +50,47 @@ def test_a_broken_folder_is_told_with_file_and_remedy(edit: Edit, file: str, old
     assert any(problem.file.startswith(str(broken.path)) for problem in problems)
 
 
+NETWORK_STEP = """step {
+    model_name: "network" model_version: -1
+    input_map { key: "input" value: "scaled" } output_map { key: "logits" value: "logits" }
+  }"""
+
+
+FURTHER_INPUT = 'input { name: "raw" data_type: TYPE_UINT8 dims: [-1, -1, 3] }\ninput { name: "image"'
+POSTPROCESSED = 'input_map { key: "image" value: "image" }\n    output_map { key: "mask"'
+
+
+@pytest.mark.parametrize(
+    ("edits", "told"),
+    [
+        ([(NETWORK_STEP, NETWORK_STEP + NETWORK_STEP.replace('"logits" }', '"more" }'))], "are preprocess, network, n"),
+        ([('input { name: "image"', FURTHER_INPUT)], None),
+        (
+            [
+                ('input { name: "image"', FURTHER_INPUT),
+                (POSTPROCESSED, POSTPROCESSED.replace('value: "image"', 'value: "raw"')),
+            ],
+            "step 'postprocess' input 'image': gets 'raw', which is another tensor",
+        ),
+    ],
+)  # fmt: skip
+def test_the_ensemble_computes_what_is_measured(edit: Edit, edits: list[tuple[str, str]], told: str | None) -> None:
+    """Triton would load every one of these."""
+    changed = [edit(ENSEMBLE, old, new) for old, new in edits][-1]
+    texts = [str(problem.error()) for problem in check(changed)]
+    assert texts == [] if told is None else told in texts[0], texts
+
+
+def test_a_fourth_step_is_refused(edit: Edit, folder: ModelFolder) -> None:
+    further = folder.path / "triton" / "sharpen" / "config.pbtxt"
+    further.parent.mkdir()
+    further.write_text((folder.path / "triton/preprocess/config.pbtxt").read_text().replace("image", "pixels"))
+    step = 'step { model_name: "sharpen" input_map { key: "pixels" value: "image" } output_map { key: "input" value: '
+    changed = edit(ENSEMBLE, "ensemble_scheduling {", f'ensemble_scheduling {{ {step}"sharp" }} }}')
+    (problem,) = check(changed)
+    assert str(problem.error()).startswith(f"{further}: is no step of task segment")
+
+
 def test_a_syntax_error_in_a_configuration_names_its_line(edit: Edit) -> None:
     broken = edit(NETWORK, "max_batch_size: 8", "max_batch_size: eight")
     (problem,) = [problem for problem in check(broken) if "network" in problem.file]

@@ -1,6 +1,7 @@
 """What the gate finds, for every task and precision: real graphs and data sets on disk, without a platform."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from modelport.promotion.gate_job import Findings, Job
 from modelport.promotion.metrics import metrics_of
 from modelport.release import Release, Runtime, Tolerance
 from tests.promotion import tiny_tasks as tiny
+from tests.serving import tiny_tasks
 
 REDS = (0.1, 0.2, 0.3, 0.4, 0.47, 0.6, 0.7, 0.8, 0.45, 0.9)
 LABELS = (0, 0, 0, 0, 0, 1, 1, 1, 1, 1)
@@ -112,7 +114,8 @@ def test_every_precision_is_measured_and_replayed(tmp_path: Path) -> None:
     assert set(findings.variants) == {"int8"}
     assert findings.golden_problems == (), "int8 has a tolerance of its own"
 
-    strict = tiny.write(tmp_path, Task.CLASSIFY, int8=int8, int8_tolerances={"probabilities": Tolerance(absolute=0.01)})
+    tolerances = {"int8": {"probabilities": Tolerance(absolute=0.001)}}
+    strict = tiny.write(tmp_path, Task.CLASSIFY, int8=int8, tolerances=tolerances)
     (problem,) = found(tmp_path, strict, data, Task.CLASSIFY).golden_problems
     assert problem.startswith("int8: ramp.png: probabilities differs by")
 
@@ -124,6 +127,56 @@ def test_precision_that_cannot_answer(tmp_path: Path) -> None:
     diverged = tiny.network(Task.CLASSIFY, sharpness=float("nan"))
     with pytest.raises(GateFailed, match=r"answers int8: held-out image dark/0 wrongly: a probability is not a finite"):
         found(tmp_path, tiny.write(tmp_path, Task.CLASSIFY, int8=diverged), data, Task.CLASSIFY)
+
+
+def with_a_fourth_step(model: str) -> dict[str, bytes]:
+    """Configurations that a server would load: what the network gives is changed before it is looked at."""
+    own = tiny_tasks.configs(Task.CLASSIFY, model)[model]
+    before, last, after = own.partition('step { model_name: "postprocess"')
+    more = 'step { model_name: "more" input_map { key: "x" value: "logits" } output_map { key: "y" value: "others" } }'
+    ensemble = f"{before}{more} {last}" + after.replace('value: "logits"', 'value: "others"')
+    config = (
+        'backend: "onnxruntime"\nmax_batch_size: 0\ninput { name: "x" data_type: TYPE_FP32 dims: [-1, 2] }\n'
+        'output { name: "y" data_type: TYPE_FP32 dims: [-1, 2] }\n'
+    )
+    files = {f"triton/{model}/config.pbtxt": ensemble, "triton/more/config.pbtxt": config}
+    return {path: text.encode() for path, text in files.items()}
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "told"),
+    [
+        (
+            Task.CLASSIFY,
+            {"changes": with_a_fourth_step("tiny_classify")},
+            "triton/more/config.pbtxt: is no step of task classify",
+        ),
+        (
+            Task.CLASSIFY,
+            {"changes": {"network/model.onnx": tiny.network(Task.CLASSIFY, also_image=True)}},
+            "the graph of network gives image, logits, not logits",
+        ),
+        (
+            Task.CLASSIFY,
+            {"tolerances": {"fp16": {"probabilities": Tolerance(absolute=0.5)}}},
+            "tolerances.fp16.probabilities is absolute 0.5, looser than the platform's absolute 0.01",
+        ),
+        (
+            Task.CLASSIFY,
+            {"changes": {"golden/ramp.npz": tiny.npz(logits=np.zeros((1, 2), np.float32))}},
+            "the golden outputs of ramp.png lack probabilities",
+        ),
+        (Task.DETECT, {"thresholds": {"score": 2.0}}, "thresholds.score is 2, but ramp.png shows a detection of 0.98"),
+    ],
+)
+def test_what_is_served_is_what_is_measured(tmp_path: Path, task: Task, options: Any, told: str) -> None:
+    release = tiny.write(tmp_path, task, **options)
+    data = tiny.write_data(tmp_path / "data", task, (0.1, 0.2, 0.8, 0.9), (0, 0, 1, 1))
+    with pytest.raises(GateFailed, match="is not served as it is measured") as caught:
+        found(tmp_path, release, data, task)
+    assert told in caught.value.message
+    # Servers go on with what was promoted before the gate looked at this, and so does the comparison with it.
+    assert found(tmp_path, tiny.write(tmp_path, task), data, task, champion=release).champion is not None
 
 
 def test_champion_is_compared_as_it_is_served(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ OLD_RULES = {
 }
 
 
-def test_evidence_from_before_there_were_precisions_still_counts() -> None:
+def test_old_evidence_is_read_and_does_not_count() -> None:
     gate_hash = sha256(canonical_json({"rules": OLD_RULES, "champion": DIGEST}))[:16]
     old = {
         "schema": "modelport.evidence/1",
@@ -138,12 +138,14 @@ def test_evidence_from_before_there_were_precisions_still_counts() -> None:
         "images": [{"id": "1", "scores": {"dice": 0.95, "iou": 0.9}}],
     }
     evidence = Evidence.model_validate_json(canonical_json(old))
-    assert evidence.rules.gate_hash(DIGEST) == gate_hash, "what was gated need not be gated again"
+    assert evidence.key == f"promotions/m/evidence/{DIGEST}/{DIGEST}-{gate_hash}.json", "where it was put"
+    assert evidence.rules.gate_hash(DIGEST) != gate_hash, "that gate did not look at what is served"
     assert evidence.variants == {}
     assert evidence.truth == {}, "not counted then"
     assert evidence.summary().startswith("passed: dice 0.9500 [0.9000, 1.0000] on 1 held-out images, wanted >= 0.9")
     int8 = evidence.rules.model_copy(update={"precision": "int8"})
-    assert int8.gate_hash(DIGEST) != gate_hash, "a champion that is served otherwise is another one"
+    plain = evidence.rules.gate_hash(DIGEST)
+    assert int8.gate_hash(DIGEST) != plain, "a champion that is served otherwise is another one"
 
 
 def test_summary_names_every_precision() -> None:

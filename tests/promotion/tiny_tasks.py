@@ -14,12 +14,23 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from modelport.contract import ModelSpec, Task
+from modelport.contract import ModelSpec, Task, step_names
 from modelport.contract.spec import parse_spec
 from modelport.imaging import encode_png
-from modelport.release import FP32, TRAINING_DATA_FILE, Graph, Release, Tolerance, canonical_json, sha256, step_names
+from modelport.release import (
+    FP32,
+    INT8,
+    TRAINING_DATA_FILE,
+    Graph,
+    Release,
+    Tolerance,
+    canonical_json,
+    sha256,
+    tolerances_for,
+)
 from modelport.release.store import write_release
 from tests.serving import tiny_release as tiny
+from tests.serving import tiny_tasks
 
 SIDE = 64
 BOX = (8, 16, 40, 48)
@@ -55,8 +66,11 @@ def image(redness: float, seed: int = 0) -> NDArray[np.uint8]:
     return pixels
 
 
-def network(task: Task, threshold: float = 0.5, sharpness: float = 8.0) -> bytes:
-    """float32 input [B, 3, 32, 32] to logits [B, 2] or candidates [B, 1, 6]; red is what is redder than `threshold`."""
+def network(task: Task, threshold: float = 0.5, sharpness: float = 8.0, *, also_image: bool = False) -> bytes:
+    """float32 input [B, 3, 32, 32] to logits [B, 2] or candidates [B, 1, 6]; red is what is redder than `threshold`.
+
+    With `also_image` it gives a black image as well, of a name that there is already.
+    """
     weight = np.zeros((3, 2), np.float32)
     weight[0] = -sharpness, sharpness
     bias = np.array([sharpness * threshold, -sharpness * threshold], np.float32)
@@ -83,7 +97,12 @@ def network(task: Task, threshold: float = 0.5, sharpness: float = 8.0) -> bytes
         constants += [_constant("last", np.array([2])), _constant("nothing", np.array(0, np.float32))]
         output = helper.make_tensor_value_info("candidates", TensorProto.FLOAT, ["B", 1, 6])
     given = helper.make_tensor_value_info("input", TensorProto.FLOAT, ["B", 3, tiny.SIZE, tiny.SIZE])
-    return _model(helper.make_graph(nodes, "network", [given], [output], constants))
+    outputs = [output]
+    if also_image:
+        constants.append(_constant("black", np.zeros((SIDE, SIDE, 3), np.uint8)))
+        nodes.append(helper.make_node("Identity", ["black"], ["image"]))
+        outputs.append(helper.make_tensor_value_info("image", TensorProto.UINT8, [SIDE, SIDE, 3]))
+    return _model(helper.make_graph(nodes, "network", [given], outputs, constants))
 
 
 def postprocess(task: Task) -> bytes:
@@ -127,39 +146,48 @@ def write(
     *,
     changes: Mapping[str, bytes] | None = None,
     int8: bytes | None = None,
-    int8_tolerances: Mapping[str, Tolerance] | None = None,
+    tolerances: Mapping[str, Mapping[str, Tolerance]] | None = None,
+    thresholds: Mapping[str, float] | None = None,
     **options: float,
 ) -> Release:
-    """A release of a task, with a network of these options, and with `int8` as its int8 graph."""
+    """A release of a task, with a network of these options, `int8` as its int8 graph, and `changes` in its files."""
     graphs = {"preprocess": tiny.preprocess(), "network": network(task, **options), "postprocess": postprocess(task)}
-    pixels = image(0.6)
+    # As red as can be: networks that draw the line elsewhere are as sure of it.
+    pixels = image(1.0)
     tensors: dict[str, NDArray[Any]] = {"image": pixels}
     for graph in graphs.values():
         tensors |= Graph(graph).run(tensors)
     wanted = step_names(task)["postprocess"].outputs
-    stream = io.BytesIO()
-    np.savez(stream, **{name: tensors[name] for name in wanted})
     model = spec(task).name
     files = {
         **{f"{step}/model.onnx": data for step, data in graphs.items()},
         **({} if int8 is None else {INT8_GRAPH: int8}),
         "golden/ramp.png": encode_png(pixels),
-        "golden/ramp.npz": stream.getvalue(),
+        "golden/ramp.npz": npz(**{name: tensors[name] for name in wanted}),
         TRAINING_DATA_FILE: canonical_json({"images": [sha256(b"an image that was trained on")]}),
+        **{
+            f"triton/{name}/config.pbtxt": text.encode()
+            for name, text in tiny_tasks.configs(task, model, places=1).items()
+        },
         **(changes or {}),
     }
-    tolerances = {FP32: {name: Tolerance(absolute=1e-4) for name in wanted}}
-    if int8 is not None:
-        tolerances["int8"] = dict(int8_tolerances or {name: Tolerance(absolute=1e9) for name in wanted})
     manifest = tiny.manifest(model, files).model_copy(
         update={
             "task": task,
             "classes": spec(task).classes,
-            "tolerances": tolerances,
+            "tolerances": tolerances_for(task, {}, [FP32, INT8]) | (tolerances or {}),
+            "thresholds": thresholds or {},
             "variants": {} if int8 is None else {"int8": INT8_GRAPH},
         }
     )
     return write_release(manifest, files, place)
+
+
+def npz(**tensors: NDArray[Any]) -> bytes:
+    """Golden outputs of these names."""
+    stream = io.BytesIO()
+    np.savez(stream, **tensors)
+    return stream.getvalue()
 
 
 def write_data(root: Path, task: Task, reds: Sequence[float], labels: Sequence[int | None]) -> Path:

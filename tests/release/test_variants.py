@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import numpy as np
@@ -37,6 +38,7 @@ from modelport.release import (
     Runtime,
     build,
     compare,
+    loosened,
     sha256,
     tensorrt,
     tolerances_for,
@@ -257,6 +259,40 @@ def test_no_detections_are_equal_to_none() -> None:
     assert compare(detected([0]), detected([]), tolerances) == [
         "1 of the 1 clear detections have no counterpart; at most 0% may have none"
     ]
+
+
+@pytest.mark.parametrize(
+    ("task", "precision", "output", "change", "looser"),
+    [
+        (Task.SEGMENT, FP32, "mask", {}, False),
+        (Task.SEGMENT, FP32, "mask", {"differing": 0.0005}, False),
+        (Task.SEGMENT, FP32, "mask", {"differing": 1.0}, True),
+        (Task.SEGMENT, FP32, "mask", {"absolute": 255.0}, True),
+        (Task.SEGMENT, FP32, "mask", {"internal": True}, True),
+        (Task.SEGMENT, FP32, "coverage", {"absolute": 0.002}, True),
+        (Task.SEGMENT, FP32, "coverage", {"absolute": float("nan")}, True),
+        (Task.SEGMENT, FP32, "coverage", {"absolute": None}, False),
+        (Task.SEGMENT, FP32, "coverage", {"absolute": None, "differing": 0.5}, True),
+        (Task.SEGMENT, FP32, "logits", {"compared": False}, True),
+        (Task.SEGMENT, INT8, "logits", {"absolute": 9.0}, False),  # which the platform does not look at either
+        (Task.DETECT, FP32, "boxes", {"overlap": 0.5}, True),
+        (Task.DETECT, FP32, "boxes", {"above": 0.251}, False),
+        (Task.DETECT, FP32, "boxes", {"above": 0.9}, True),
+        (Task.DETECT, INT8, "boxes", {"differing": 0.3}, True),
+        (Task.DETECT, INT8, "boxes", {"overlap": 0.9, "differing": None, "above": None}, False),
+    ],
+)
+def test_tolerances_that_let_more_pass_than_the_platforms(
+    task: Task, precision: str, output: str, change: dict[str, Any], looser: bool
+) -> None:
+    thresholds = {"score": 0.25}
+    tolerances = tolerances_for(task, thresholds, [FP32, INT8])
+    tolerances[precision][output] = tolerances[precision][output].model_copy(update=change)
+    stored = ReleaseManifest.parse(STORED.read_bytes(), STORED)
+    made = stored.model_copy(update={"task": task, "thresholds": thresholds, "tolerances": tolerances})
+    found = loosened(made)
+    assert [text.partition(" is ")[0] for text in found] == ([f"tolerances.{precision}.{output}"] if looser else [])
+    assert loosened(stored) == [], "releases from before, and what they do not speak of"
 
 
 def test_digests_of_releases_from_before_variants_are_what_they_were() -> None:

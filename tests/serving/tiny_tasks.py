@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from modelport.contract import TASKS, ClassSpec, Task
+from modelport.contract import TASKS, ClassSpec, Task, step_names
 from modelport.imaging import encode_png
 from modelport.release import (
     FP32,
@@ -21,7 +21,6 @@ from modelport.release import (
     Graph,
     ReleaseManifest,
     sha256,
-    step_names,
     tolerances_for,
 )
 from tests.serving.tiny_release import SIZE, image, preprocess
@@ -202,9 +201,11 @@ def _config(header: str, inputs: Mapping[str, tuple[str, list[int]]], outputs: M
     return "\n".join(lines) + "\n"
 
 
-def configs(task: Task, model: str) -> Mapping[str, str]:
-    """Text of each ``config.pbtxt``, by folder."""
+def configs(task: Task, model: str, places: int = 4) -> Mapping[str, str]:
+    """Text of each ``config.pbtxt``, by folder; a detector looks at so many `places`."""
     flow, dims = _FLOWS[task]
+    if task is Task.DETECT:
+        dims = [places, *dims[1:]]
     plain, batched = 'backend: "onnxruntime"\nmax_batch_size: 0', 'backend: "onnxruntime"\nmax_batch_size: 8'
     taken = {"image": ("TYPE_UINT8", [-1, -1, 3])}
     given = {tensor.name: (tensor.data_type, _DIMS[tensor.name]) for tensor in TASKS[task].outputs}

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any, NotRequired, TypedDict
 
 import pulumi
-import pulumi_gcp as gcp
+import pulumi_gcp as gcp  # its parts are loaded when they are used, which takes seconds: annotations name them as text
 
 from components.accelerators import is_zone, region_of
 from components.machines import MachineMismatch, machine
@@ -205,7 +205,7 @@ class GkeCluster(pulumi.ComponentResource):
 
     def _network(
         self, name: str, args: GkeClusterArgs, services: list[pulumi.Resource]
-    ) -> tuple[gcp.compute.Network, gcp.compute.Subnetwork, gcp.compute.RouterNat]:
+    ) -> "tuple[gcp.compute.Network, gcp.compute.Subnetwork, gcp.compute.RouterNat]":
         project, region = args["project"], region_of(args["location"])
         network = gcp.compute.Network(
             f"{name}-network",
@@ -243,7 +243,7 @@ class GkeCluster(pulumi.ComponentResource):
 
     def _node_identity(
         self, name: str, args: GkeClusterArgs, services: list[pulumi.Resource]
-    ) -> tuple[gcp.serviceaccount.Account, list[gcp.projects.IAMMember]]:
+    ) -> "tuple[gcp.serviceaccount.Account, list[gcp.projects.IAMMember]]":
         account = gcp.serviceaccount.Account(
             f"{name}-nodes",
             project=args["project"],
@@ -388,7 +388,7 @@ def account_id(name: str) -> str:
 
 def _subnetwork(
     name: str, args: GkeClusterArgs, *, network: pulumi.Input[str], opts: pulumi.ResourceOptions
-) -> gcp.compute.Subnetwork:
+) -> "gcp.compute.Subnetwork":
     """Nodes in the primary range, pods and services in secondary ones."""
     ranges = ranges_of(args.get("ranges", NetworkRanges()))
     logs: gcp.compute.SubnetworkLogConfigArgsDict = {
@@ -421,7 +421,7 @@ def _cluster(
     subnetwork: pulumi.Input[str],
     service_account: pulumi.Input[str],
     opts: pulumi.ResourceOptions,
-) -> gcp.container.Cluster:
+) -> "gcp.container.Cluster":
     start, end, recurrence = _maintenance(args)
     zones = args.get("node_locations") or None
     return gcp.container.Cluster(
@@ -519,22 +519,22 @@ def _cluster(
     )
 
 
-def _groups(args: GkeClusterArgs) -> gcp.container.ClusterAuthenticatorGroupsConfigArgsDict | None:
+def _groups(args: GkeClusterArgs) -> "gcp.container.ClusterAuthenticatorGroupsConfigArgsDict | None":
     return {"security_group": args["security_group"]} if "security_group" in args else None
 
 
-def _encryption(args: GkeClusterArgs) -> gcp.container.ClusterDatabaseEncryptionArgsDict | None:
+def _encryption(args: GkeClusterArgs) -> "gcp.container.ClusterDatabaseEncryptionArgsDict | None":
     return {"state": "ENCRYPTED", "key_name": args["secrets_key"]} if "secrets_key" in args else None
 
 
-def _binary_authorization(args: GkeClusterArgs) -> gcp.container.ClusterBinaryAuthorizationArgsDict | None:
+def _binary_authorization(args: GkeClusterArgs) -> "gcp.container.ClusterBinaryAuthorizationArgsDict | None":
     enforce = args.get("binary_authorization", False)
     return {"evaluation_mode": "PROJECT_SINGLETON_POLICY_ENFORCE"} if enforce else None
 
 
 def _autoscaling(
     args: GkeClusterArgs, service_account: pulumi.Input[str]
-) -> gcp.container.ClusterClusterAutoscalingArgsDict:
+) -> "gcp.container.ClusterClusterAutoscalingArgsDict":
     if "auto_provisioning" not in args:
         return {"enabled": False, "autoscaling_profile": "OPTIMIZE_UTILIZATION"}
     limits = args["auto_provisioning"]
@@ -561,7 +561,7 @@ def _system_pool(
     cluster: pulumi.Input[str],
     service_account: pulumi.Input[str],
     opts: pulumi.ResourceOptions,
-) -> gcp.container.NodePool:
+) -> "gcp.container.NodePool":
     machine_type = args.get("system_machine_type", _SYSTEM_MACHINE)
     least, most = int(args.get("system_min_nodes", 1)), int(args.get("system_max_nodes", 4))
     return gcp.container.NodePool(

@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import NotRequired, TypedDict, TypeVar
 
 import pulumi
-import pulumi_gcp as gcp
+import pulumi_gcp as gcp  # its parts are loaded when they are used, which takes seconds: annotations name them as text
 
 from components.accelerators import GPUS, Accelerator, is_zone, region_of, zones_with
 from components.labels import POOL
@@ -373,7 +373,7 @@ def cpu_placement(name: str, args: CpuNodePoolArgs) -> Placement:
 
 def _gpu_pool(
     name: str, args: GpuNodePoolArgs, shape: GpuShape, opts: pulumi.ResourceOptions
-) -> gcp.container.NodePool:
+) -> "gcp.container.NodePool":
     # A surge needs a GPU more than the quota may have; flex-start has its own way of upgrading.
     upgrades: gcp.container.NodePoolUpgradeSettingsArgsDict = {
         "strategy": "SURGE",
@@ -406,7 +406,7 @@ def _gpu_pool(
 
 def _cpu_pool(
     name: str, args: CpuNodePoolArgs, shape: CpuShape, opts: pulumi.ResourceOptions
-) -> gcp.container.NodePool:
+) -> "gcp.container.NodePool":
     spot = args.get("spot", False)
     return gcp.container.NodePool(
         name,
@@ -438,7 +438,7 @@ def _cpu_pool(
     )
 
 
-def gpu_node_config(args: GpuNodePoolArgs, shape: GpuShape) -> gcp.container.NodePoolNodeConfigArgsDict:
+def gpu_node_config(args: GpuNodePoolArgs, shape: GpuShape) -> "gcp.container.NodePoolNodeConfigArgsDict":
     """Nodes of a GPU pool: those of all pools, with the GPU, how it is shared and how it is paid for."""
     config = node_config(
         shape.pool,
@@ -475,7 +475,7 @@ def node_config(
     labels: Mapping[str, str] | None = None,
     taints: Sequence[NodeTaint] = (),
     spot: bool = False,
-) -> gcp.container.NodePoolNodeConfigArgsDict:
+) -> "gcp.container.NodePoolNodeConfigArgsDict":
     """Nodes as all pools have them: shielded, with Workload Identity and image streaming.
 
     Args:
@@ -659,7 +659,7 @@ def _tolerations(taints: Sequence[NodeTaint]) -> list[PodToleration]:
     ]
 
 
-def _guest_accelerator(shape: GpuShape) -> gcp.container.NodePoolNodeConfigGuestAcceleratorArgsDict:
+def _guest_accelerator(shape: GpuShape) -> "gcp.container.NodePoolNodeConfigGuestAcceleratorArgsDict":
     versions = {
         GpuDriver.DEFAULT: "DEFAULT",
         GpuDriver.LATEST: "LATEST",

@@ -1,5 +1,6 @@
 """Real services that tests of all rooms share; each is started once per session, and only when a test asks for it."""
 
+import gc
 import os
 import secrets
 import signal
@@ -28,6 +29,9 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 # Torch's threads burn a core while they wait for each other; beside other tests that made them three times as slow.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# As on the command line; here more is imported than anywhere.
+gc.set_threshold(100_000)
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would everything that they start and
 # then interrupt.

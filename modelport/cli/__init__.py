@@ -3,6 +3,7 @@
 Commands are imported when they are called, so that `modelport --help` needs none of their libraries.
 """
 
+import gc
 import importlib
 import os
 import sys
@@ -106,6 +107,8 @@ def _use(stack: str, arguments: list[str], context: click.Context) -> None:
 
 def main() -> None:
     """Entry point: errors made on purpose are printed without a traceback, and decide the exit code."""
+    # Importing MLflow or torch makes objects by the hundred thousand and no garbage; looking for it took a fifth.
+    gc.set_threshold(100_000)
     try:
         cli()
     except ModelportError as error:

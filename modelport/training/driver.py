@@ -5,6 +5,7 @@ and because whatever happens to it must not take the command with it. It gets an
 events; when the pipe closes, because the command was killed, it ends at once, and its cluster with it.
 """
 
+import gc
 import os
 import sys
 import threading
@@ -35,6 +36,7 @@ class Order:
 
 def main() -> None:
     """Train as ordered, and tell what happens."""
+    gc.set_threshold(100_000)  # as on the command line
     pipe: Pipe[Event, Any] = Pipe(int(sys.argv[1]))
     order: Order = pipe.recv()
     threading.Thread(target=_end_with, args=(pipe,), daemon=True).start()

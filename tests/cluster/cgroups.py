@@ -10,8 +10,8 @@ from pathlib import Path
 
 _CGROUP2 = "cgroup2"
 _REMOVED_WITHIN_S = 10.0
-_FAVOUR = 8
-"""Times the processor time that one group or process gets that wants it too."""
+_FAVOUR = 100
+"""Times the processor time that one process gets that wants it too: beside a group each of them counts for itself."""
 
 
 def create(name: str) -> list[Path]:

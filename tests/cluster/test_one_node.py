@@ -1,5 +1,6 @@
 """What tests on the real cluster rely on: pods run, reach each other or not, keep their data, and leave nothing."""
 
+import json
 import os
 import signal
 import subprocess
@@ -179,23 +180,35 @@ class TestFaults:
 
 
 class TestItsOwnLife:
-    def test_stopping_it_leaves_nothing_but_images(self, machine: None, tmp_path: Path) -> None:
+    def test_however_it_ends_nothing_stays_but_images(self, machine: None, tmp_path: Path) -> None:
+        # Killed with everything that would have cleaned up: the next start does.
+        starter, traces, images = started(tmp_path)
+        assert images
+        inside = psutil.Process(int((traces.state / "cell.pid").read_text()))
+        cell = inside.parent()
+        assert cell is not None
+        cell.kill()
+        kill(starter)
+        deadline = time.monotonic() + 60
+        while any("process" in what for what in traces.left()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert str(traces.state) in traces.left(), "nobody was left to remove it"
+        killed = traces
+
+        # Stopped, twice.
         with OneNode(tmp_path) as running:
+            assert not killed.state.exists()
             traces = Traces.of(running.state)
             assert any("containerd-shim" in name for name in traces.left()), "a pod is running"
-            images = running.images()
+            assert running.images() == images
             assert running.kubeconfig.stat().st_mode & 0o077 == 0, "the administrator's token is for this user only"
-        assert traces.left() == []
+        assert traces.left() == killed.left() == []
         running.stop()
 
-        with OneNode(tmp_path) as again:
-            assert again.images() == images
-
-    def test_it_ends_with_the_process_that_started_it(self, machine: None, tmp_path: Path) -> None:
-        starter, traces = started(tmp_path)
-
+        # It ends with the process that started it.
+        starter, traces, still = started(tmp_path)
+        assert still == images
         kill(starter)
-
         assert left_after(traces, seconds=60) == []
 
     def test_it_ends_with_the_process_that_was_starting_it(self, machine: None, tmp_path: Path) -> None:
@@ -212,23 +225,6 @@ class TestItsOwnLife:
 
         assert left_after(traces, seconds=60) == []
 
-    def test_the_next_start_cleans_up_after_a_kill_of_everything(self, machine: None, tmp_path: Path) -> None:
-        starter, traces = started(tmp_path)
-        inside = psutil.Process(int((traces.state / "cell.pid").read_text()))
-        cell = inside.parent()
-        assert cell is not None
-        cell.kill()
-        kill(starter)
-        deadline = time.monotonic() + 60
-        while any("process" in what for what in traces.left()) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert str(traces.state) in traces.left(), "nobody was left to remove it"
-
-        with OneNode(tmp_path) as running:
-            assert not traces.state.exists()
-            assert {Path(name).name for name in running.images()}
-        assert traces.left() == []
-
 
 def log_of(root: Path, process: str) -> Path:
     """Log of a cluster's process, by the folder of the cluster's images."""
@@ -236,14 +232,14 @@ def log_of(root: Path, process: str) -> Path:
 
 
 def starting(root: Path) -> subprocess.Popen[str]:
-    """A process that starts a cluster, says where, and waits."""
+    """A process that starts a cluster, says where and with which images, and waits."""
     script = (
-        "import sys\n"
+        "import json, sys\n"
         "from pathlib import Path\n"
         "from tests.cluster.one_node import OneNode\n"
         "running = OneNode(Path(sys.argv[1]))\n"
         "running.start()\n"
-        "print(running.state, flush=True)\n"
+        "print(json.dumps([str(running.state), running.images()]), flush=True)\n"
         "input()\n"
     )
     return subprocess.Popen(
@@ -251,11 +247,12 @@ def starting(root: Path) -> subprocess.Popen[str]:
     )
 
 
-def started(root: Path) -> tuple[subprocess.Popen[str], Traces]:
-    """Such a process, when the cluster is up."""
+def started(root: Path) -> tuple[subprocess.Popen[str], Traces, list[str]]:
+    """Such a process when the cluster is up, the cluster's traces, and the names of its images."""
     starter = starting(root)
     assert starter.stdout is not None
-    return starter, Traces.of(Path(starter.stdout.readline().strip()))
+    state, images = json.loads(starter.stdout.readline())
+    return starter, Traces.of(Path(state)), images
 
 
 def kill(starter: subprocess.Popen[str]) -> None:

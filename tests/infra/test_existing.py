@@ -1,5 +1,7 @@
 """A cluster that is there already, with a public entry: nothing of Google's is made."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import yaml
@@ -97,3 +99,12 @@ def test_up_on_a_cluster_of_ones_own(tmp_path: Path):
         assert str(cluster.kubeconfig) not in str(made.engine.export()), "somebody else's is elsewhere"
         assert outputs["urls"]["gateway"] == "https://models.example.org"
         assert set(outputs["credentials"]) == {"gateway key of hospital", "gateway key of road-service"}
+
+
+def test_the_program_loads_nothing_of_googles_that_it_does_not_use():
+    """It is most of what a preview of a stack without anything of Google's would take."""
+    program = (
+        "import infra.platform, sys; print('pulumi_gcp' in sys.modules, 'pulumi_gcp.compute.network' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]

@@ -170,7 +170,9 @@ def mlflow(tmp_path: Path) -> Iterator[tuple[Service, Connection]]:
         except httpx.HTTPError:
             return False
 
-    service = Service(command, folder / "log", answers)
+    # What it would start beside itself makes jobs of evaluations, which there are none of.
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    service = Service(command, folder / "log", answers, quiet)
     service.start()
     yield service, Connection(s3_endpoint="", tracking_uri=uri)
     service.kill()

@@ -20,7 +20,7 @@ class Traces:
     def of(cls, state: Path) -> "Traces":
         """The traces of the cluster with a state folder."""
         pid = (state / "cell.pid").read_text()
-        group = next(path.parent for path in _groups() if pid in path.read_text().split())
+        group = next(group for group in _groups() if pid in _processes_in(group))
         return cls(state, os.readlink(f"/proc/{pid}/ns/net"), group.parent.name)
 
     def left(self) -> list[str]:
@@ -30,7 +30,7 @@ class Traces:
         found += [
             f"mount {line}" for line in Path("/proc/self/mountinfo").read_text().splitlines() if self._names(line)
         ]
-        found += [f"control group {path.parent}" for path in _groups() if self.group in path.parts]
+        found += [f"control group {group}" for group in _groups() if self.group in group.parts]
         return found + ([str(self.state)] if self.state.exists() else [])
 
     def _names(self, line: str) -> bool:
@@ -52,7 +52,16 @@ def processes_of(state: Path) -> list[str]:
 
 
 def _groups() -> list[Path]:
-    return sorted(Path("/sys/fs/cgroup").glob("**/modelport-*/**/cgroup.procs"))
+    """Control groups of all clusters; those of others come and go meanwhile, at which a glob ends with an error."""
+    folders = (Path(folder) for folder, _, _ in os.walk("/sys/fs/cgroup"))
+    return sorted(folder for folder in folders if any(part.startswith("modelport-") for part in folder.parts))
+
+
+def _processes_in(group: Path) -> list[str]:
+    try:
+        return (group / "cgroup.procs").read_text().split()
+    except OSError:
+        return []
 
 
 def _in_network(namespace: str) -> list[int]:

@@ -5,6 +5,7 @@ pods that there ever were: a training's head and workers, and Jobs, are gone bef
 """
 
 import json
+import os
 import sys
 import threading
 import time
@@ -190,7 +191,9 @@ def main(kubeconfig: Path, group: str, file: Path) -> None:
 
 def _places(root: Path) -> Iterable[tuple[str, Path]]:
     """Groups of pods, by UID: one folder deep are those that are guaranteed all they ask for, two deep the others."""
-    return [(place.name.removeprefix("pod"), place) for place in root.glob("kubepods/**/pod*")]
+    # Groups come and go meanwhile: a walk leaves out what has gone, a glob ends with an error.
+    folders = (Path(folder) for folder, _, _ in os.walk(root / "kubepods"))
+    return [(folder.name.removeprefix("pod"), folder) for folder in folders if folder.name.startswith("pod")]
 
 
 def _write(file: Path, measured: dict[str, Any]) -> None:

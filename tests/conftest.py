@@ -20,6 +20,7 @@ from modelport.connection import Connection, Role
 from modelport.errors import Unavailable
 from modelport.local import down, ports, s3, up
 from modelport.local.layout import Layout
+from modelport.local.mlflow import QUIET
 from modelport.local.processes import marked
 from tests.cluster.fixtures import control_plane
 
@@ -195,10 +196,9 @@ def tracked_connection(s3_connection: Connection, tmp_path_factory: pytest.TempP
         *(f"--artifacts-destination={folder}/artifacts", "--host=127.0.0.1", f"--port={port}", "--workers=1"),
     ]
     log = folder / "mlflow.log"
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with log.open("wb") as stream:
         process = subprocess.Popen(
-            command, stdout=stream, stderr=stream, env={**os.environ, **quiet}, start_new_session=True
+            command, stdout=stream, stderr=stream, env={**os.environ, **QUIET}, start_new_session=True
         )
     try:
         deadline = time.monotonic() + 90

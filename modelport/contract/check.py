@@ -6,7 +6,7 @@ from pathlib import Path
 from modelport.contract.discovery import ModelFolder
 from modelport.contract.source import read_yaml
 from modelport.contract.spec import SPEC_FILE, UNREAD
-from modelport.contract.triton_check import Problem, check_pipeline, check_wiring
+from modelport.contract.triton_check import Problem, check_wiring
 from modelport.errors import BadInput
 from modelport.imaging import decode
 
@@ -26,9 +26,7 @@ def check(folder: ModelFolder) -> list[Problem]:
         spec = None
     try:
         if spec is not None:
-            place = folder.path / "triton"
-            found = check_pipeline(folder.triton, folder.name, spec.task, place)
-            problems += found or check_wiring(folder.triton, folder.name, spec.task, place)
+            problems += check_wiring(folder.triton, folder.name, spec.task, folder.path / "triton")
     except BadInput as error:
         problems.append(_from_error(error))
     if spec is not None:

@@ -54,12 +54,14 @@ def check_pipeline(pipeline: TritonPipeline, model: str, task: Task, folder: Pat
 
 
 def check_wiring(pipeline: TritonPipeline, model: str, task: Task, folder: Path) -> list[Problem]:
-    """Where a pipeline without other problems computes something else than the task's steps, one after another.
+    """Problems of `check_pipeline`; without any, where it computes something else than the task's steps in a row.
 
     Those are what is exported and what the gate measures, whatever the configurations say. Servers do not ask for it:
     they go on with what was promoted before the gate did.
     """
-    steps, problems = step_names(task), list[Problem]()
+    if problems := check_pipeline(pipeline, model, task, folder):
+        return problems
+    steps = step_names(task)
     for step, config in pipeline.steps.items():
         file = str(folder / step / CONFIG_FILE)
         if step not in steps:

@@ -48,6 +48,10 @@ def forget_logins(folder: Path) -> None:
     (folder / "auth.db").unlink(missing_ok=True)
 
 
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""For a server that tells nobody, and starts no runners of jobs beside itself: nothing here asks for them."""
+
+
 def environment(folder: Path, password: str, session_key: str, s3_endpoint: str, s3_key: S3Key) -> dict[str, str]:
     """Environment of the server: its own key for the bucket of artifacts, and its admin's password."""
     return {
@@ -55,8 +59,7 @@ def environment(folder: Path, password: str, session_key: str, s3_endpoint: str,
         "MLFLOW_AUTH_ADMIN_PASSWORD": password,
         "MLFLOW_FLASK_SERVER_SECRET_KEY": session_key,
         "MLFLOW_S3_ENDPOINT_URL": s3_endpoint,
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        **QUIET,
         "AWS_ACCESS_KEY_ID": s3_key.access_key,
         "AWS_SECRET_ACCESS_KEY": s3_key.secret_key,
         "AWS_DEFAULT_REGION": "us-east-1",

@@ -6,7 +6,7 @@ holds its answers against golden outputs within tolerances, which are the releas
 
 from pathlib import Path
 
-from modelport.contract import TASKS, Task, check_pipeline, check_wiring, step_names
+from modelport.contract import TASKS, Task, check_wiring, step_names
 from modelport.errors import GateFailed
 from modelport.release import Release, Runtime, loosened
 
@@ -18,10 +18,8 @@ def check_as_served(release: Release) -> None:
         GateFailed: naming everything that is wrong.
         BadInput: its configurations or golden outputs cannot be read.
     """
-    manifest, place = release.manifest, Path("triton")
-    pipeline = release.pipeline()
-    found = check_pipeline(pipeline, manifest.model, manifest.task, place)
-    found = found or check_wiring(pipeline, manifest.model, manifest.task, place)
+    manifest = release.manifest
+    found = check_wiring(release.pipeline(), manifest.model, manifest.task, Path("triton"))
     wrong = [": ".join(filter(None, (problem.file, problem.key, problem.message))) for problem in found]
     _refuse(release, [*wrong, *loosened(manifest), *_golden_problems(release)])
 

@@ -19,6 +19,7 @@ from modelport.connection import Connection, Role
 from modelport.contract import find_model
 from modelport.errors import Unavailable
 from modelport.local import ports, s3
+from modelport.local.mlflow import QUIET
 from modelport.training import TrainingResult
 from tests.training.in_process import train_here
 
@@ -170,9 +171,7 @@ def mlflow(tmp_path: Path) -> Iterator[tuple[Service, Connection]]:
         except httpx.HTTPError:
             return False
 
-    # What it would start beside itself makes jobs of evaluations, which there are none of.
-    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    service = Service(command, folder / "log", answers, quiet)
+    service = Service(command, folder / "log", answers, QUIET)
     service.start()
     yield service, Connection(s3_endpoint="", tracking_uri=uri)
     service.kill()

@@ -6,8 +6,8 @@ BIN := .venv/bin
 export ORT_DISABLE_TELEMETRY := 1
 # Pulumi's SDKs, torch and Ray take seconds to compile, in every process that finds nothing compiled.
 unexport PYTHONDONTWRITEBYTECODE
-# Processes that share the tests, beside the one that has the whole stack; see TOGETHER in tests/conftest.py.
-WORKERS ?= 2
+# Processes that share the tests; the whole stack is mostly waited for. See TOGETHER in tests/conftest.py.
+WORKERS ?= 3
 
 .PHONY: help setup demo test lint types style unit whole test-faults check format down tools browser images cluster-demo locks schema pin-images network-docs benchmarks clean
 
@@ -35,8 +35,12 @@ cluster-demo: setup tools ## the whole stack in a real cluster on this machine: 
 down: setup ## stop the platform that the demo left running
 	@$(BIN)/modelport local down
 
-test: lint tools browser ## everything that CI runs: lint, unit and whole, the last two beside each other
-	$(BIN)/python -m pytest -m "not faults" -n $$(($(WORKERS) + 1)) $(PYTEST_ARGS)
+test: style tools browser ## everything that CI runs: lint, unit and whole; types are checked beside the tests
+	@$(MAKE) --no-print-directory --jobs=2 types tests
+
+.PHONY: tests
+tests:
+	$(BIN)/python -m pytest -m "not faults" -n $(WORKERS) $(PYTEST_ARGS)
 
 lint: setup ## formatting, lint, types, directions of imports, model folders
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target types style

@@ -14,7 +14,6 @@ import httpx
 import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
-from xdist.workermanage import WorkerController
 
 from modelport.connection import Connection, Role
 from modelport.errors import Unavailable
@@ -54,9 +53,6 @@ Two trainings at once on two cores take each other's time until something gives 
 long to start is to start it once. All others are by file, so that no process is left with much when the rest is done.
 """
 
-ALONE = "whole"
-"""What has a process to itself: it mostly waits for one pod or another, and may not wait for tests beside it."""
-
 
 def together(nodeid: str) -> tuple[int, str]:
     """Place in `TOGETHER`, and name, of what a test runs one after the other with: its folder's, or else its file."""
@@ -85,14 +81,8 @@ class Together(LoadScopeScheduling):
     def _split_scope(self, nodeid: str) -> str:
         return together(nodeid)[1]
 
-    def _reschedule(self, node: WorkerController) -> None:
-        if ALONE in self.assigned_work[node] and self.numnodes > 2:
-            if not node.shutting_down:
-                node.shutdown()  # when it has done that
-        else:
-            super()._reschedule(node)
 
-
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Together:
     """What `-n` shares the work with."""
     config.option.loadscopereorder = False

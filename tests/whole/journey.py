@@ -28,6 +28,18 @@ NICENESS = -10
 """Of whatever is started here. Like the cluster itself it comes before tests that run beside it."""
 
 
+@contextmanager
+def _first() -> Generator[None]:
+    """This process, and what it starts, before others; afterwards it is as it was, for tests that follow in it."""
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    with suppress(PermissionError):  # root in a container may not be allowed to
+        os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+    try:
+        yield
+    finally:
+        os.setpriority(os.PRIO_PROCESS, 0, usual)
+
+
 @dataclass
 class Journey:
     """What was found on the way."""
@@ -61,8 +73,11 @@ class Journey:
             source: the project that the stack is made from.
             settings: of the stack, by whole key, beside or over `stack.settings`.
         """
-        with suppress(PermissionError):  # root in a container may not be allowed to
-            os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+        with _first(), self._site(folder, source, **settings) as site:
+            yield site
+
+    @contextmanager
+    def _site(self, folder: Path, source: Path, **settings: Any) -> Generator[Site]:
         with self.clock.step("images") as said:
             layouts = [ensure_layout(name) for name in IMAGES]
             said.append(f"{len(layouts)}")

@@ -11,8 +11,17 @@ from pathlib import Path
 from modelport.contract import ModelSpec
 from modelport.errors import ModelportError
 
+_TOO_SLOW = "timed out during startup"
+"""Of what Ray says then."""
 OBJECT_STORE_BYTES = 128 * 1024 * 1024
 """Only small messages go through it: examples are read from disk, checkpoints are written there."""
+
+
+class RayTooSlow(ModelportError):
+    """Ray was not up within the half-minute that it gives itself on this machine, which cannot be set.
+
+    On a busy machine it may be the next time; in another process, since this one still has what it had started.
+    """
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,8 @@ def ray_cluster(spec: ModelSpec, temporary: Path) -> Generator[Shares]:
             paths may have 107 characters.
 
     Raises:
-        ModelportError: Ray did not start.
+        RayTooSlow: Ray was not up in time.
+        ModelportError: it did not start.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_METRICS_ENABLED", "0")
@@ -88,8 +98,9 @@ def _connect(**options: object) -> None:
 
     try:
         ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)  # pyright: ignore[reportArgumentType]
-    except (RuntimeError, ConnectionError, OSError, ValueError, TimeoutError) as error:
-        raise ModelportError(
+    except Exception as error:  # it raises just that where it is too slow
+        kind = RayTooSlow if _TOO_SLOW in str(error) else ModelportError
+        raise kind(
             f"Ray did not start: {error}",
             remedy="see whether /tmp has room and memory is left; RAY_ADDRESS must be unset to train on this machine",
         ) from error

@@ -18,6 +18,7 @@ from modelport.errors import BadInput, Conflict, ModelportError, Unavailable
 from modelport.objects import ObjectStore
 from modelport.project import state_folder
 from modelport.training.checkpoints import CheckpointStore, LocalCheckpoints, ObjectCheckpoints
+from modelport.training.cluster import RayTooSlow
 from modelport.training.driver_process import DriverProcess
 from modelport.training.events import Ended, EpochDone, Event, Failed, Note, Ready, Started
 from modelport.training.identity import (
@@ -247,8 +248,16 @@ class _Training:
             )
         )
         logs = self.folder_of_run / "logs" / f"attempt-{journal.attempt}"
-        with DriverProcess(self._job(), logs) as driver:
-            self._watch(driver, tracker, logs)
+        began = time.monotonic()
+        while True:
+            try:
+                with DriverProcess(self._job(), logs) as driver:
+                    self._watch(driver, tracker, logs, began)
+                break
+            except RayTooSlow:
+                if time.monotonic() - began > START_LIMIT_S:
+                    raise
+                self.tell(Note("Ray was not up within half a minute, so busy is this machine; it is started again"))
         journal = self.patience(self.store.read) or journal
         if journal.best is None:
             raise BadInput(
@@ -265,10 +274,9 @@ class _Training:
         self.patience(lambda: self.store.write(journal))
         return journal
 
-    def _watch(self, driver: DriverProcess, tracker: Tracker | None, logs: Path) -> None:
+    def _watch(self, driver: DriverProcess, tracker: Tracker | None, logs: Path, began: float) -> None:
         """Pass on events until the workers are done; raises what ended them before."""
         limit = self.spec.train.time_limit
-        began = time.monotonic()
         ready = False
         while True:
             self._tell_notes()

@@ -5,6 +5,7 @@ Stated tolerance: on one worker the metrics agree to 1e-6 and the order of the d
 
 import json
 import random
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -172,9 +173,28 @@ def test_two_workers_with_data_and_checkpoints_on_an_s3_that_goes_away(
     assert len(kept) <= 2, "only the best and the latest checkpoint are kept"
 
 
-def test_a_bug_in_train_py_is_shown_where_it_is(tiny: Tiny):
-    program = tiny.start(overrides=["train.fail=bug"])
+def slow_at_first(folder: Path) -> Path:
+    """A Python in which Ray's first start fails as on a machine that is too busy for it."""
+    driver = (
+        "import runpy, sys, ray\n"
+        "def init(**_): raise Exception('The current node timed out during startup. This could happen because ...')\n"
+        "ray.init, sys.argv = init, sys.argv[2:]\n"
+        "runpy.run_module(sys.argv[0], run_name='__main__')\n"
+    )
+    (folder / "driver_with_a_slow_ray.py").write_text(driver)
+    program = folder / "python"
+    program.write_text(
+        f'#!/bin/sh\nmkdir "{folder}/began" 2>/dev/null && '
+        f'exec "{sys.executable}" "{folder}/driver_with_a_slow_ray.py" "$@"\nexec "{sys.executable}" "$@"\n'
+    )
+    program.chmod(0o755)
+    return program
+
+
+def test_a_bug_in_train_py_is_shown_where_it_is_though_ray_was_slow_to_start(tiny: Tiny, tmp_path: Path):
+    program = tiny.start(overrides=["train.fail=bug"], python=str(slow_at_first(tmp_path)))
     program.ends(1)
+    assert program.told.count("it is started again") == 1
     file = tiny.root / "models" / "tiny" / "train.py"
     line = file.read_text().split("this is a bug")[0].count("\n") + 1
     assert f"error: {file}:{line}: ValueError: this is a bug of train.py" in program.told

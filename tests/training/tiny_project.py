@@ -119,6 +119,7 @@ DRIVER = textwrap.dedent("""\
 
     def main():
         options = json.loads(sys.argv[1])
+        sys.executable = options.pop("python", sys.executable)
         connection = options.pop("connection", None)
         folder = find_model("tiny", Path(options.pop("root")))
         try:

@@ -121,12 +121,12 @@ def _write(
 ) -> None:
     from modelport.contract import Precision
     from modelport.release.formats import EXPORT_FILE, Format, write_format
-    from modelport.release.variants import Calibration, learned
+    from modelport.release.variants import Calibration
 
     calibration: Calibration | None = None
     if (kind, precision) == (Format.TENSORRT, Precision.INT8):
         dataset, _, _ = _dataset(release, connection, store, data_uri)
-        calibration = Calibration.of(dataset.train, learned(release))
+        calibration = Calibration.of(dataset.train, release.trained_on())
     written = write_format(release, Format(kind), Precision(precision), out, calibration)
     for each in (*written.files, EXPORT_FILE):
         click.echo(f"{out / each}")

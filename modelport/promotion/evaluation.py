@@ -4,7 +4,6 @@ It sees a release's files and the held-out split. It decides nothing: whoever st
 rules.
 """
 
-import json
 import os
 import platform
 import sys
@@ -29,7 +28,7 @@ from modelport.promotion.evidence import Champion, ImageScore, Interval, LeakChe
 from modelport.promotion.gate_job import Failure, Findings, Job
 from modelport.promotion.isolation import refused_modules
 from modelport.promotion.metrics import Sample, TaskMetrics, metrics_of
-from modelport.release import FP32, TRAINING_DATA_FILE, Release, Runtime, compare
+from modelport.release import FP32, Release, Runtime, compare
 
 LEVEL = 0.95
 SEED = 0
@@ -60,7 +59,7 @@ def evaluate(job: Job) -> Findings:
     store = None if job.connection is None else ObjectStore.connect(job.connection, Role.PROMOTER)
     heldout = load_heldout(job.heldout, spec, store=store, cache=job.cache)
     hashes = {heldout.entry(index).sha256: heldout.entry(index).path for index in range(len(heldout))}
-    trained = _trained_on(release)
+    trained = release.trained_on()
     shared = sorted(set(hashes) & trained)
     if shared:
         raise BadInput(
@@ -113,17 +112,6 @@ def _check_belongs(release: Release, spec: ModelSpec) -> None:
                 key=key,
                 remedy="gate it in a checkout that agrees with it",
             )
-
-
-def _trained_on(release: Release) -> set[str]:
-    try:
-        images = json.loads(release.read(TRAINING_DATA_FILE))["images"]
-        found = {str(image) for image in images}
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(f"does not say what was trained on: {error}", file=TRAINING_DATA_FILE) from None
-    if not found:
-        raise BadInput("names no image: it cannot be told whether held-out images leaked", file=TRAINING_DATA_FILE)
-    return found
 
 
 def _judge(release: Release, precision: str, heldout: HeldOut, metrics: TaskMetrics, spec: ModelSpec) -> _Judged:
@@ -198,7 +186,7 @@ def _champion(job: Job, heldout: HeldOut, metrics: TaskMetrics, hashes: set[str]
         _check_belongs(release, job.spec)
     except BadInput as error:
         return Champion(digest=release.digest, value=None, note=f"not compared: {error.key} {error.message}")
-    leaked = len(hashes & _trained_on(release))
+    leaked = len(hashes & release.trained_on())
     if leaked:
         # Its value would be too good, and keep better releases out.
         return Champion(

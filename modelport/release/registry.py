@@ -75,10 +75,6 @@ class Registry:
         """The version of a release."""
         return next((row for row in self.versions(model) if row.digest == digest), None)
 
-    def find_run(self, model: str, run_id: str) -> RegisteredVersion | None:
-        """The release that a training run gave; of several, the one that variants were made from."""
-        return next(iter(self.of_run(model, run_id)), None)
-
     def of_run(self, model: str, run_id: str) -> list[RegisteredVersion]:
         """Every release of a training run: the one in fp32 alone, then those that carry more, oldest first."""
         rows = [row for row in self.versions(model) if row.run_id == run_id]

@@ -1,6 +1,7 @@
 """Releases as folders, and their way to and from the object store: verified byte by byte, whole or not at all."""
 
 import io
+import json
 import shutil
 import tempfile
 import zipfile
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from modelport.contract import TritonPipeline, read_pipeline
 from modelport.errors import BadInput, Unavailable
 from modelport.objects import NotFound, ObjectStore
-from modelport.release.manifest import FP32, MANIFEST_FILE, ReleaseManifest, sha256
+from modelport.release.manifest import FP32, MANIFEST_FILE, TRAINING_DATA_FILE, ReleaseManifest, sha256
 from modelport.release.pipeline import GRAPH_FILE, NETWORK
 
 RELEASES = "releases"
@@ -80,6 +81,21 @@ class Release:
         if len(data) != entry.size or sha256(data) != entry.sha256:
             raise _corrupted(self.folder / path, "does not have the digest that the manifest says")
         return data
+
+    def trained_on(self) -> frozenset[str]:
+        """sha256 of every image that it learned from or was selected on; at least one.
+
+        Raises:
+            BadInput: it does not say, or the file is missing or changed.
+        """
+        file, remedy = self.folder / TRAINING_DATA_FILE, "train the model anew"
+        try:
+            found = frozenset(str(image) for image in json.loads(self.read(TRAINING_DATA_FILE))["images"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise BadInput(f"does not say what was trained on: {error}", file=file, remedy=remedy) from None
+        if not found:
+            raise BadInput("names no image that was trained on", file=file, remedy=remedy)
+        return found
 
     def graph(self, step: str, precision: str = FP32) -> bytes:
         """A step's ONNX graph, verified; other precisions than fp32 are of the network step alone.

@@ -1,6 +1,5 @@
 """Further arithmetics of a release's network step: made from its ONNX graph, and held against torch like the first."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -14,7 +13,7 @@ from modelport.contract import IMAGE, Task, step_names
 from modelport.data import Split
 from modelport.errors import BadInput
 from modelport.imaging import decode
-from modelport.release.manifest import INT8, TRAINING_DATA_FILE, FileEntry, ReleaseManifest, canonical_json, sha256
+from modelport.release.manifest import INT8, FileEntry, ReleaseManifest, canonical_json, sha256
 from modelport.release.pipeline import NETWORK
 from modelport.release.quantize import METHOD, quantize
 from modelport.release.replay import Tolerances, compare, tolerances_for
@@ -39,7 +38,7 @@ class Calibration:
     """sha256 of each image's file."""
 
     @classmethod
-    def of(cls, split: Split, learned: Sequence[str] | None = None) -> "Calibration":
+    def of(cls, split: Split, learned: frozenset[str] | None = None) -> "Calibration":
         """Images spread evenly over a training split.
 
         Args:
@@ -49,8 +48,7 @@ class Calibration:
         Raises:
             BadInput: the release learned from none of them.
         """
-        known = None if learned is None else set(learned)
-        usable = [index for index in range(len(split)) if known is None or split.entry(index).sha256 in known]
+        usable = [index for index in range(len(split)) if learned is None or split.entry(index).sha256 in learned]
         if not usable:
             raise BadInput(
                 "the release learned from none of the images in this training split",
@@ -129,7 +127,7 @@ def with_int8(release: Release, split: Split, place: Path) -> Release:
     made = release.manifest
     if INT8 in made.variants:
         raise BadInput(f"release {release.digest[:12]} carries int8 already", remedy="gate and promote it as it is")
-    calibration = Calibration.of(split, learned(release))
+    calibration = Calibration.of(split, release.trained_on())
     tolerances = tolerances_for(made.task, made.thresholds, (INT8,))
     added = make_int8(graphs_of(release), made.task, calibration, golden_of(release), tolerances[INT8])
     files = {path: release.read(path) for path in made.files} | added
@@ -151,19 +149,6 @@ def graphs_of(release: Release) -> dict[str, bytes]:
 def golden_of(release: Release) -> list[Sample]:
     """The golden samples, decoded."""
     return [(each.name, decode(each.data), each.expected) for each in release.golden()]
-
-
-def learned(release: Release) -> list[str]:
-    """sha256 of every image that a release learned from or was selected on.
-
-    Raises:
-        BadInput: it does not say.
-    """
-    try:
-        return [str(each) for each in json.loads(release.read(TRAINING_DATA_FILE))["images"]]
-    except (ValueError, KeyError, TypeError) as error:
-        file = release.folder / TRAINING_DATA_FILE
-        raise BadInput(f"does not say what was trained on: {error}", file=file, remedy="train the model anew") from None
 
 
 def _problems(steps: Mapping[str, Network], task: Task, golden: Sequence[Sample], tolerances: Tolerances) -> list[str]:

@@ -359,9 +359,7 @@ def test_a_release_with_int8_is_another_one_of_the_same_run(
     assert f"release   {second} (version 2 in MLflow)" in printed
 
     # The training run still has one release of its own, and the same variant is never made twice.
-    found = registry.find_run(folder.name, result.mlflow_run_id)
-    assert found is not None
-    assert found.digest == first.digest
+    assert [row.digest for row in registry.of_run(folder.name, result.mlflow_run_id)] == [first.digest, second]
     assert build(folder, result, tracked_connection, folder.spec) == first
     run(first.digest[:12], "--precision", "int8", "--data", data)
     assert len(registry.versions(folder.name)) == 2

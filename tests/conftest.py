@@ -67,6 +67,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: together(item.nodeid)[0])
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """A session's services end with the tests of `TOGETHER` that wanted them.
+
+    Until the session ends they would take a twentieth of a core, each of them, and pytest has no scope in between.
+    """
+    place, group = together(item.nodeid)
+    if place < len(TOGETHER) and nextitem is not None and together(nextitem.nodeid)[1] != group:
+        item.session._setupstate.teardown_exact(None)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Where `MODELPORT_NO_SKIPS` is set, a test that could not run has failed: in CI nobody reads why it did not."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")

@@ -3,6 +3,7 @@
 import math
 import os
 import subprocess
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -229,7 +230,7 @@ def test_the_end_of_a_training_waits_for_the_object_store(
     training = _Training(**parts, tell=lambda event: None, patience=Patience(0.3, said.append))
     # Its workers are done; that the journal could not be read at an epoch's end keeps nobody.
     driver: Any = SimpleNamespace(next_event=Mock(side_effect=[EpochDone(Mock(), best=True), Ended()]))
-    training._watch(driver, Mock(), tmp_path)
+    training._watch(driver, Mock(), tmp_path, time.monotonic())
     assert away.calls == {"read": 1}
     training._written((store.read() or Journal(run="")).ended())
     result = training.result()

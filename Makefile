@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE
 # Processes that share the tests; the whole stack is mostly waited for. See TOGETHER in tests/conftest.py.
 WORKERS ?= 3
 
-.PHONY: help setup demo test lint types style unit whole test-faults check format down tools browser images cluster-demo locks schema pin-images network-docs benchmarks clean
+.PHONY: help setup demo test lint types style suite unit whole test-faults check format down tools browser images cluster-demo locks schema pin-images network-docs benchmarks clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,10 +36,9 @@ down: setup ## stop the platform that the demo left running
 	@$(BIN)/modelport local down
 
 test: style tools browser ## everything that CI runs: lint, unit and whole; types are checked beside the tests
-	@$(MAKE) --no-print-directory --jobs=2 types tests
+	@$(MAKE) --no-print-directory --jobs=2 types suite
 
-.PHONY: tests
-tests:
+suite: # a part of `test`, which has set up what it wants
 	$(BIN)/python -m pytest -m "not faults" -n $(WORKERS) $(PYTEST_ARGS)
 
 lint: setup ## formatting, lint, types, directions of imports, model folders

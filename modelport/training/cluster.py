@@ -98,7 +98,7 @@ def _connect(**options: object) -> None:
 
     try:
         ray.init(log_to_driver=False, logging_level=logging.WARNING, **options)  # pyright: ignore[reportArgumentType]
-    except Exception as error:  # it raises just that where it is too slow
+    except Exception as error:  # of no narrower class where it was too slow
         kind = RayTooSlow if _TOO_SLOW in str(error) else ModelportError
         raise kind(
             f"Ray did not start: {error}",

@@ -254,9 +254,7 @@ class _Training:
                 with DriverProcess(self._job(), logs) as driver:
                     self._watch(driver, tracker, logs, began)
                 break
-            except RayTooSlow:
-                if time.monotonic() - began > START_LIMIT_S:
-                    raise
+            except RayTooSlow:  # until `_watch` finds that there was no time left for it
                 self.tell(Note("Ray was not up within half a minute, so busy is this machine; it is started again"))
         journal = self.patience(self.store.read) or journal
         if journal.best is None:

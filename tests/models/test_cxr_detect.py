@@ -15,7 +15,7 @@ import torch
 import tritonclient.grpc as grpcclient
 
 from modelport.connection import Connection, Role
-from modelport.contract import ModelFolder, apply_overrides, check, find_model, load_spec
+from modelport.contract import ModelFolder, apply_overrides, check, find_model, load_spec, step_names
 from modelport.data import load_dataset
 from modelport.imaging import decode
 from modelport.local.served import await_served
@@ -53,7 +53,12 @@ class Trained:
 
     @property
     def losses(self) -> list[float]:
-        return [epoch["metrics"]["loss"] for epoch in self.result.epochs]
+        return losses_of(self.result)
+
+
+def losses_of(result: TrainingResult) -> list[float]:
+    """Of each epoch."""
+    return [epoch["metrics"]["loss"] for epoch in result.epochs]
 
 
 SIZE = 320
@@ -251,11 +256,13 @@ def in_torch(folder: ModelFolder, result: TrainingResult) -> Predict:
         result.checkpoint, parameters=dict(result.spec.train.parameters)
     )
 
+    names = step_names(folder.spec.task)["postprocess"].outputs
+
     def predict(image: np.ndarray) -> Mapping[str, np.ndarray]:
         tensor = torch.tensor(image)
         with torch.inference_mode():
             answer = pipeline.postprocess(pipeline.network(pipeline.preprocess(tensor)), tensor)
-        return {name: value.numpy() for name, value in zip(("boxes", "scores", "labels"), answer, strict=True)}
+        return {name: value.numpy() for name, value in zip(names, answer, strict=True)}
 
     return predict
 
@@ -299,6 +306,6 @@ def test_shuffled_labels_teach_nothing_about_the_true_ones(
     seed = dataset_of(tmp_path / "data", eight, shuffled, others)
     folder = copy_folder(tmp_path, "cxr_shuffled", SMALLER)
     result = train_here(folder, tmp_path / "data", [*RECIPE, f"train.seed={seed}"])
-    losses = [epoch["metrics"]["loss"] for epoch in result.epochs]
+    losses = losses_of(result)
     assert losses[-1] < 0.5 * losses[0], "it learned something"
     assert map50(in_torch(folder, result), eight) < NEEDED / 2

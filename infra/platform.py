@@ -317,7 +317,8 @@ class _Builder:
                 "secret_key": store.secret_keys.apply(lambda keys: keys["mlflow"]),
             },
             "users": ["reader", "trainer", "promoter"],
-            # The promoter mirrors its decisions onto the trainer's runs; the trainer changes nothing of his.
+            # The promoter mirrors its decisions onto the trainer's runs and versions. Whoever made these may change
+            # them, and what is mirrored there: nothing that is served is decided by it.
             "grants": {"promoter": {"experiment": "EDIT", "registered_model": "MANAGE"}},
             "password_generation": self.settings.rotation.get("mlflow", 1),
             "labels": self.labels,

@@ -12,10 +12,9 @@ from modelport.connection import Connection, Role
 from modelport.errors import BadInput
 from modelport.objects import ObjectStore
 from modelport.project import state_folder
-from modelport.release import MANIFEST_FILE, RELEASES, Registry, Release, staging_prefix
-
-SHORT = 12
-"""Digits of a digest that people see; a command takes any beginning that is unambiguous."""
+from modelport.promotion.log import SHORT
+from modelport.promotion.numbering import NUMBER, digest_of
+from modelport.release import MANIFEST_FILE, RELEASES, Release, staging_prefix
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,8 @@ def resolve(store: ObjectStore, model: str, name: str | None, also: Iterable[str
         also: digests that may be meant although they are not in staging any more, such as promoted ones.
 
     Raises:
-        BadInput: there is no such release, or more than one; two were staged last, in the same second.
+        BadInput: there is no such release, or more than one; two were staged last, in the same second; a version number
+            stands for another release than it did.
     """
     staged = staged_releases(store, model)
     if name is None:
@@ -64,11 +64,8 @@ def resolve(store: ObjectStore, model: str, name: str | None, also: Iterable[str
                 remedy="name the one that is meant",
             )
         return staged[0].digest
-    if re.fullmatch(r"v[0-9]+", name):
-        for row in Registry.connect(connection).versions(model):
-            if f"v{row.version}" == name:
-                return row.digest
-        raise BadInput(f"MLflow has no version {name} of {model}", remedy=f"see `modelport versions {model}`")
+    if NUMBER.fullmatch(name):
+        return digest_of(store, model, name, connection)
     known = dict.fromkeys([row.digest for row in staged] + list(also))
     found = [digest for digest in known if digest.startswith(name)]
     if len(found) != 1:

@@ -76,6 +76,8 @@ class PromotionLog:
         return list(dict.fromkeys(entry.to for entry in reversed(self.entries)))
 
 
+SHORT = 12
+"""Digits of a digest that people see; a command takes any beginning that is unambiguous."""
 LOGS = "promotions/"
 """Prefix of every model's log, and of the evidence beside it."""
 LOG_FILE = "log.json"
@@ -146,7 +148,7 @@ def append(store: ObjectStore, log: PromotionLog, entry: LogEntry) -> PromotionL
         if now.entries[: len(entries)] == entries:
             return now
         winner = now.entries[-1] if now.entries else None
-        what = f": {winner.who} made {winner.to[:12]} the desired version ({winner.action})" if winner else ""
+        what = f": {winner.who} made {winner.to[:SHORT]} the desired version ({winner.action})" if winner else ""
         raise Conflict(
             f"somebody else changed the desired version of {log.model} first{what}; nothing of this was written",
             remedy=f"look at `modelport versions {log.model}` and decide again",

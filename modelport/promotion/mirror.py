@@ -11,7 +11,8 @@ from modelport.errors import ModelportError
 from modelport.objects import ObjectStore
 from modelport.promotion import catalogue
 from modelport.promotion.evidence import Evidence, evidence_by_release, read_evidence
-from modelport.promotion.log import PromotionLog, desired, read_log
+from modelport.promotion.log import SHORT, PromotionLog, desired, read_log
+from modelport.promotion.numbering import differently, note_numbers
 from modelport.promotion.people import Warn
 from modelport.release import Registry
 
@@ -25,7 +26,7 @@ _EVIDENCE_TAG = "modelport.evidence"
 def sync(store: ObjectStore, connection: Connection, model: str, root: Path | None, warn: Warn) -> None:
     """Bring MLflow up to date with the log and the evidence; where that fails, warn: the next command does it."""
     try:
-        _sync(store, Registry.connect(connection), model, root)
+        _sync(store, Registry.connect(connection), model, root, warn)
     except ModelportError as error:
         warn(f"MLflow does not show this yet: {error.message}; the next gate, promote or rollback brings it up to date")
 
@@ -48,7 +49,7 @@ def _challenger(store: ObjectStore, model: str, log: PromotionLog) -> str | None
     return None
 
 
-def _sync(store: ObjectStore, registry: Registry, model: str, root: Path | None) -> None:
+def _sync(store: ObjectStore, registry: Registry, model: str, root: Path | None, warn: Warn) -> None:
     log = read_log(store, model)
     wanted = wanted_aliases(store, model, log)
     known = {row.digest for row in registry.versions(model)}
@@ -57,16 +58,20 @@ def _sync(store: ObjectStore, registry: Registry, model: str, root: Path | None)
             # Training staged it while MLflow was away, or MLflow was set up anew.
             release = catalogue.fetch(store, model, digest, root)
             registry.register(release.manifest, digest, catalogue.staging_uri(store, model, digest))
-    _attach_evidence(store, registry, model)
+    _attach_evidence(store, registry, model, warn)
     current = registry.aliases(model)
     for alias, digest in wanted.items():
         if current.get(alias) != digest:
             registry.set_alias(model, alias, digest)
 
 
-def _attach_evidence(store: ObjectStore, registry: Registry, model: str) -> None:
+def _attach_evidence(store: ObjectStore, registry: Registry, model: str, warn: Warn) -> None:
     newest = {digest: rows[0] for digest, rows in evidence_by_release(store, model).items()}
-    for row in registry.versions(model):
+    rows = registry.versions(model)
+    gated = {row.version: row.digest for row in rows if row.digest in newest}
+    for number, noted in note_numbers(store, model, gated).items():
+        warn(differently(model, number, noted, gated[number]))
+    for row in rows:
         found = newest.get(row.digest)
         # The tag names the evidence that was mirrored; a gate that was run again has another time.
         mark = found and f"{found.key} {found.modified.isoformat()}"
@@ -74,7 +79,7 @@ def _attach_evidence(store: ObjectStore, registry: Registry, model: str) -> None
             continue
         evidence, _ = read_evidence(store, found.key)
         if row.run_id is not None:
-            registry.attach(row.run_id, f"evidence/{row.digest[: catalogue.SHORT]}.json", _document(evidence))
+            registry.attach(row.run_id, f"evidence/{row.digest[:SHORT]}.json", _document(evidence))
         registry.describe(model, row, {"modelport.gate": evidence.summary(), _EVIDENCE_TAG: mark})
 
 

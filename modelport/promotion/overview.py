@@ -8,9 +8,8 @@ from modelport.connection import Connection
 from modelport.errors import ModelportError
 from modelport.objects import ObjectStore
 from modelport.promotion import catalogue, mirror
-from modelport.promotion.catalogue import SHORT
 from modelport.promotion.evidence import evidence_by_release, read_evidence
-from modelport.promotion.log import LogEntry, desired, read_log
+from modelport.promotion.log import SHORT, LogEntry, desired, read_log
 from modelport.promotion.people import Warn, log_warning
 from modelport.promotion.pins import NO_PINS, Pins
 from modelport.promotion.replicas import Replica, agents, heartbeats

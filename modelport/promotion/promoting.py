@@ -12,10 +12,9 @@ from modelport.errors import BadInput, GateFailed, ModelportError, Refused
 from modelport.objects import NotFound, ObjectStore
 from modelport.project import state_folder
 from modelport.promotion import catalogue, mirror
-from modelport.promotion.catalogue import SHORT
 from modelport.promotion.evidence import Evidence, GateRules, evidence_by_release, read_evidence, rules_of
 from modelport.promotion.gating import champion_for
-from modelport.promotion.log import Action, LogEntry, PromotionLog, append, desired, read_log
+from modelport.promotion.log import SHORT, Action, LogEntry, PromotionLog, append, desired, read_log
 from modelport.promotion.people import Warn, log_warning, who
 from modelport.promotion.pins import NO_PINS, Pins
 from modelport.release import RELEASES, Release, staging_prefix

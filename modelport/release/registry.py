@@ -75,6 +75,10 @@ class Registry:
         """The version of a release."""
         return next((row for row in self.versions(model) if row.digest == digest), None)
 
+    def numbered(self, model: str, number: int) -> str | None:
+        """Digest of the release that a version number stands for here."""
+        return next((row.digest for row in self.versions(model) if row.version == number), None)
+
     def of_run(self, model: str, run_id: str) -> list[RegisteredVersion]:
         """Every release of a training run: the one in fp32 alone, then those that carry more, oldest first."""
         rows = [row for row in self.versions(model) if row.run_id == run_id]

@@ -306,10 +306,10 @@ def _digest(model: str, name: str, folder: Path | None, connection: Connection) 
     if folder is not None:
         return Release.open(folder).digest
     if re.fullmatch(r"v[0-9]+", name):
-        for row in Registry.connect(connection).versions(model):
-            if f"v{row.version}" == name:
-                return row.digest
-        raise BadInput(f"MLflow has no version {name} of {model}", remedy=f"see `modelport versions {model}`")
+        digest = Registry.connect(connection).numbered(model, int(name[1:]))
+        if digest is None:
+            raise BadInput(f"MLflow has no version {name} of {model}", remedy=f"see `modelport versions {model}`")
+        return digest
     if not re.fullmatch(r"[0-9a-f]{6,64}", name):
         remedy = "write a digest or at least 6 digits of its beginning, v7, or the folder of a release"
         raise BadInput(f"{name!r} names no release", key="--release", remedy=remedy)

@@ -5,15 +5,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
 from modelport.connection import Role
-from modelport.errors import GateFailed
+from modelport.errors import BadInput, GateFailed, Unavailable
 from modelport.objects import ObjectStore
 from modelport.promotion import Pins, desired, read_log, rollback, status, versions
+from modelport.promotion.numbering import note_numbers, numbers_key, read_numbers
 from tests.promotion.promotion_bench import BAD, CLOSE, GOOD, Bench
 
 
@@ -191,3 +193,51 @@ def test_the_command_line(bench: Bench) -> None:
     assert done.returncode == 0, done.stderr
     assert f"keep {good[:12]}" in done.stdout
     assert command("promote", "no_such_model").returncode == 2
+
+
+def test_a_version_number_that_was_changed_in_mlflow_brings_nobody_back(bench: Bench) -> None:
+    """Whoever trains owns what MLflow has of the model."""
+    from mlflow import MlflowClient
+
+    first, second = bench.promoted(GOOD), bench.promoted(CLOSE)
+    client = MlflowClient(bench.connection.tracking_uri)
+    for number, digest in (("1", second), ("2", first)):
+        client.set_model_version_tag(bench.model, number, "modelport.digest", digest)
+    with pytest.raises(BadInput, match=rf"v1 of {bench.model} was release {first[:12]} .* and is {second[:12]} in"):
+        rollback(bench.model, "v1", connection=bench.connection)
+    with pytest.raises(BadInput, match="v2"):
+        bench.promote("v2")
+    # All of it gone, and another one in its place.
+    client.delete_registered_model(bench.model)
+    third = bench.stage(0.495)
+    assert bench.registry.numbered(bench.model, 1) == third
+    bench.warnings.clear()
+    bench.gate(third)
+    assert f"v1 of {bench.model} was release {first[:12]}" in bench.warnings[0]
+    with pytest.raises(BadInput, match="name the digest"):
+        bench.promote("v1")
+    assert desired(read_log(bench.store, bench.model)) == second
+
+    assert rollback(bench.model, first[:12], connection=bench.connection).digest == first
+
+
+def test_a_version_number_is_known_without_mlflow(bench: Bench) -> None:
+    first, second = bench.promoted(GOOD), bench.promoted(CLOSE)
+    with pytest.raises(Unavailable):
+        rollback(bench.model, "v3", connection=bench.away())
+    changed = rollback(bench.model, "v1", connection=bench.away(), warn=bench.warnings.append)
+    assert (changed.before, changed.digest) == (second, first)
+
+
+def test_gates_at_the_same_time_note_every_number_once(bench: Bench) -> None:
+    numbers = {number: f"{number:064x}" for number in range(1, 5)}
+    with ThreadPoolExecutor(4) as pool:
+        said = list(pool.map(lambda one: note_numbers(bench.store, bench.model, dict([one])), numbers.items()))
+    assert said == [{}] * 4
+    assert read_numbers(bench.store, bench.model)[0] == numbers
+    assert note_numbers(bench.store, bench.model, {1: "f" * 64, 7: "a" * 64}) == {1: numbers[1]}
+    assert read_numbers(bench.store, bench.model)[0] == numbers | {7: "a" * 64}
+
+    bench.store.put(numbers_key(bench.model), b"{}")
+    with pytest.raises(BadInput, match="restore it from a backup"):
+        read_numbers(bench.store, bench.model)

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from modelport.remote import Service, Session, Wanted
 
 
+_PATIENCE_S = 10.0
+"""A command has so long to end after each signal."""
+
+
 @click.command(context_settings={"ignore_unknown_options": True})
 @click.argument("stack")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
@@ -124,11 +128,20 @@ def _run(command: Sequence[str], environment: dict[str, str]) -> int:
     try:
         code = process.wait()
     finally:
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
+        _end(process)
         signal.signal(signal.SIGINT, before)
     return code if code >= 0 else 128 - code
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """End a command that is still running: one that will not end must not keep the credentials here."""
+    # A shell that somebody types into does not heed the first, and tells what it has started of the second.
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGKILL):
+        if process.poll() is not None:
+            return
+        process.send_signal(number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_PATIENCE_S)
 
 
 def _print(made: "Session", context: str, by: str) -> None:

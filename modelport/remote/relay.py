@@ -89,12 +89,14 @@ class PodRoute:
             raise failure
 
     def lost(self, address: Address) -> None:
-        """Look anew: who was asked there did not answer."""
-        with self._lock:
-            self._looked = 0.0
-            tunnel = self._tunnels.get(self._current or "")
-            if tunnel is not None and tunnel.address == address:
-                self._current = None
+        """Look anew: who was asked there did not answer. Returns at once, also while a tunnel is being opened.
+
+        Without the lock, a look that is under way may pass over this; the next connection then says it again.
+        """
+        self._looked = 0.0
+        tunnel = self._tunnels.get(self._current or "")
+        if tunnel is not None and tunnel.address == address:
+            self._current = None
 
     def close(self) -> None:
         """Close every tunnel."""
@@ -174,9 +176,11 @@ class Relays:
             ) from None
 
     async def _listen(self, name: str, route: Route, port: int) -> int:
+        turn = asyncio.Lock()
+
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             try:
-                await self._serve(name, route, reader, writer)
+                await self._serve(name, route, turn, reader, writer)
             except (OSError, asyncio.CancelledError):
                 # Either side hung up, and the other is closed below; or we stop, which asyncio would tell of aloud.
                 pass
@@ -187,10 +191,17 @@ class Relays:
         self._servers.append(server)
         return server.sockets[0].getsockname()[1]
 
-    async def _serve(self, name: str, route: Route, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(
+        self,
+        name: str,
+        route: Route,
+        turn: asyncio.Lock,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
         try:
             patience = 0.0 if name in self._troubled else self._patience
-            there, to_there, address = await self._connected(route, patience)
+            there, to_there, address = await self._connected(route, turn, patience)
         except ModelportError as error:
             self._trouble(name, error.message)
             return
@@ -210,12 +221,14 @@ class Relays:
             to_there.close()
 
     async def _connected(
-        self, route: Route, patience: float
+        self, route: Route, turn: asyncio.Lock, patience: float
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, Address]:
         deadline = time.monotonic() + patience
         while True:
             try:
-                address = await asyncio.to_thread(route.address)
+                # One thread for each route: those who wait for a tunnel would take the threads that others need.
+                async with turn:
+                    address = await asyncio.to_thread(route.address)
                 try:
                     return *(await asyncio.open_connection(*address)), address
                 except OSError as error:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -232,12 +233,26 @@ def test_what_a_killed_session_leaves_serves_nobody_and_goes(stack: Stack, peopl
     assert trainer.left() == []
 
 
-@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
-def test_whoever_ends_it_takes_the_credentials_away(people: dict[str, Person], ending: signal.Signals) -> None:
+DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+"""As a shell that somebody types into."""
+
+
+@pytest.mark.parametrize(
+    ("ending", "command", "says"),
+    [
+        (signal.SIGTERM, (), "Ctrl-C"),
+        (signal.SIGHUP, (), "Ctrl-C"),
+        (signal.SIGTERM, ("--role", "trainer", "--", sys.executable, "-c", DEAF), "deaf"),
+    ],
+    ids=["SIGTERM", "SIGHUP", "a deaf command"],
+)
+def test_whoever_ends_it_takes_the_credentials_away(
+    people: dict[str, Person], ending: signal.Signals, command: tuple[str, ...], says: str
+) -> None:
     trainer = people["trainer"]
-    connected = trainer.start("connect", STACK)
+    connected = trainer.start("connect", STACK, *command)
     try:
-        until(connected, "Ctrl-C")
+        until(connected, says)
         assert trainer.left()
         connected.send_signal(ending)
         assert connected.wait(timeout=120) == 128 + ending

@@ -147,6 +147,36 @@ def test_a_tunnel_that_ended_is_made_anew(cluster: Cluster) -> None:
     assert not any(way.open for _, way in cluster.tunnels), "none is left"
 
 
+def test_a_tunnel_that_is_slow_to_open_holds_up_no_other_service(cluster: Cluster) -> None:
+    cluster.start("one")
+    opening, go_on = threading.Event(), threading.Event()
+
+    def slow(pod: str) -> Way:
+        opening.set()
+        assert go_on.wait(30)
+        return cluster.tunnel(pod)
+
+    stuck = PodRoute("serving/gateway", lambda: ["one"], slow)
+    with Relays(lambda line: None) as relays:
+        stuck_port, port = relays.open("gateway", stuck), relays.open("s3", cluster.route())
+        answers: list[str] = []
+        # More than there are threads for.
+        asking = [threading.Thread(target=lambda: answers.append(ask(stuck_port))) for _ in range(40)]
+        for each in asking:
+            each.start()
+        try:
+            assert opening.wait(30)
+            # As a connection says whose pod has just gone.
+            stuck.lost(cluster.pods["one"].address)
+            assert ask(port) == "one hello"
+            assert answers == []
+        finally:
+            go_on.set()
+            for each in asking:
+                each.join(30)
+        assert answers == ["one hello"] * 40
+
+
 def test_people_are_told_once_when_it_fails_and_once_when_it_works_again(cluster: Cluster) -> None:
     said: list[str] = []
     with Relays(said.append, patience=0) as relays:

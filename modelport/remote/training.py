@@ -38,7 +38,8 @@ _ID_LENGTH = 10
 _GONE_S = 60.0
 _PAUSE_S = 2.0
 _AWAY_S = 300.0
-_OVERLAP_S = 2
+_OVERLAP_S = 30
+"""Lines are asked for again so far back: a request may take that much longer than the one before."""
 _SUBMITTER = "batch.kubernetes.io/job-name"
 _CLUSTER = "ray.io/cluster"
 _EXIT_CODE = re.compile(r"exit code (\d+)")

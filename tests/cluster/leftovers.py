@@ -1,6 +1,7 @@
 """What a cluster has on the machine while it runs, and may not leave."""
 
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,13 @@ class Traces:
         ]
         found += [f"control group {group}" for group in _groups() if self.group in group.parts]
         return found + ([str(self.state)] if self.state.exists() else [])
+
+    def left_after(self, seconds: float) -> list[str]:
+        """What is left when everything is gone, or the time is up."""
+        deadline = time.monotonic() + seconds
+        while self.left() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return self.left()
 
     def _names(self, line: str) -> bool:
         return str(self.state) in line or self.network in line

@@ -9,6 +9,7 @@ It takes root on Linux, and `PACKAGES`, which are installed where that can be do
 
 import fcntl
 import hashlib
+import http.client
 import json
 import os
 import shlex
@@ -196,6 +197,16 @@ class OneNode(Kept):
             for name in sorted(file.name for file in (self.state / "ended").iterdir())
             if self._ended(name) != "0"
         ]
+        try:
+            parts += self._unready()
+        except (OSError, http.client.HTTPException) as error:
+            # With what has ended, that may be the reason.
+            parts.append(f"the API server does not tell of pods: {error}")
+        return "\n".join(parts) or "all programs run, and all pods are ready"
+
+    def _unready(self) -> list[str]:
+        """Pods that are not ready, their events and last lines."""
+        parts: list[str] = []
         for pod in self._pods():
             if pod["status"].get("phase") == "Succeeded" or condition_of(pod, "Ready") == "True":
                 continue
@@ -205,7 +216,7 @@ class OneNode(Kept):
             parts.append(_titled(f"pod {metadata['namespace']}/{metadata['name']} is not ready", _states(pod)))
             parts += [_event(item) for item in sorted(told, key=_when)]
             parts += [_titled(name, text) for name, text in self._logs_of(pod, _LOG_LINES)]
-        return "\n".join(parts) or "all programs run, and all pods are ready"
+        return parts
 
     # Harm
 

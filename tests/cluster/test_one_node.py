@@ -209,7 +209,7 @@ class TestItsOwnLife:
         starter, traces, still = started(tmp_path)
         assert still == images
         kill(starter)
-        assert left_after(traces, seconds=60) == []
+        assert traces.left_after(seconds=60) == []
 
     def test_it_ends_with_the_process_that_was_starting_it(self, machine: None, tmp_path: Path) -> None:
         starter = starting(tmp_path)
@@ -223,7 +223,7 @@ class TestItsOwnLife:
 
         kill(starter)
 
-        assert left_after(traces, seconds=60) == []
+        assert traces.left_after(seconds=60) == []
 
 
 def log_of(root: Path, process: str) -> Path:
@@ -258,11 +258,3 @@ def started(root: Path) -> tuple[subprocess.Popen[str], Traces, list[str]]:
 def kill(starter: subprocess.Popen[str]) -> None:
     os.kill(starter.pid, signal.SIGKILL)
     starter.communicate()
-
-
-def left_after(traces: Traces, seconds: float) -> list[str]:
-    """What is left of a cluster when everything is gone, or the time is up."""
-    deadline = time.monotonic() + seconds
-    while traces.left() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return traces.left()

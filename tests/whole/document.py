@@ -31,7 +31,7 @@ def run_commands(page: Path, heading: str, kubeconfig: Path, folder: Path) -> st
     """
     programs = [str(program(name).parent) for name in ("kubectl", "mc")]
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", commands(page.read_text(), heading)],
+        ["bash", "-c", commands(page.read_text(), heading)],
         cwd=folder,
         env={
             "HOME": str(folder),

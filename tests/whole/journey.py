@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.cluster.leftovers import Traces
 from tests.cluster.one_node import OneNode
 from tests.engine.engine import Changes
 from tests.whole.clock import Clock
@@ -81,10 +82,11 @@ class Journey:
         with self.clock.step("images") as said:
             layouts = [ensure_layout(name) for name in IMAGES]
             said.append(f"{len(layouts)}")
-        cluster = OneNode()
+        cluster, traces = OneNode(), None
         try:
             with self.clock.step("cluster") as said:
                 cluster.start()
+                traces = Traces.of(cluster.state)
                 for layout in layouts:
                     cluster.import_layout(layout)
                 said.append(f"API server at {cluster.url}")
@@ -95,6 +97,8 @@ class Journey:
             with self.clock.step("down") as said:
                 said.append(f"peak of memory {cluster.memory() / 2**30:.1f} GiB")
                 cluster.stop()
+                left = traces.left_after(seconds=30) if traces else []
+                assert not left, f"left of the cluster: {left}"
 
     def up(self, site: Site) -> Changes:
         """`pulumi up`."""

@@ -2,7 +2,8 @@
 
 import shutil
 
-from tools.images.build import images_folder
+from tools.images import IMAGES
+from tools.images.build import images_folder, layout_of
 
 ROOM_GB = 25
 """Disk that the images take while they are built and imported, and what the pods write."""
@@ -13,7 +14,7 @@ CACHED_ROOM_GB = 6
 def too_little_disk() -> str | None:
     """Why the whole stack cannot be brought up for want of disk; None where there is enough."""
     images = images_folder()
-    wanted = CACHED_ROOM_GB if images.is_dir() else ROOM_GB
+    wanted = CACHED_ROOM_GB if all(layout_of(recipe).is_dir() for recipe in IMAGES.values()) else ROOM_GB
     place = next(folder for folder in (images, *images.parents) if folder.is_dir())
     free = shutil.disk_usage(place).free / 1e9
     if free >= wanted:

@@ -4,7 +4,9 @@ One stack for all of these tests; each leaves it whole. docs/faults.md has what 
 """
 
 import json
+import re
 import sys
+import threading
 import time
 
 import pytest
@@ -16,6 +18,7 @@ from infra.settings import CREDENTIALS
 from tests.cluster.one_node import why_not
 from tests.whole.asker import ten_right
 from tests.whole.conftest import Lived
+from tests.whole.laptop import Said
 from tests.whole.matrix import tried
 from tests.whole.stack import DATASET, MODEL
 from tests.whole.told import tell
@@ -214,3 +217,59 @@ def test_a_release_that_is_damaged_in_the_store_is_never_served_and_can_be_mende
         during = answers()[before:]
     tell("the only release damaged in the store, and the only server lost; mended by hand", during)
     assert {one.release for one in during if one.release} == {digest}
+
+
+UNDER_WAY = 80
+"""Epochs of a training that loses, one after the other, all that it writes to."""
+
+RECORDED = """
+import json
+from modelport.connection import Connection
+
+Connection.load().configure_tracking()
+from mlflow import MlflowClient
+
+client = MlflowClient()
+experiment = client.get_experiment_by_name("polyp_seg").experiment_id
+(run,) = client.search_runs([experiment], order_by=["attributes.start_time DESC"], max_results=1)
+steps = [one.step for one in client.get_metric_history(run.info.run_id, "loss")]
+print(json.dumps({"status": run.info.status, "steps": steps}))
+"""
+
+
+def test_a_training_loses_nothing_though_all_that_it_writes_to_is_killed_under_it(lived: Lived) -> None:
+    """MLflow, its database, the object store: each when the training has gone on without the one before."""
+    site, found = lived.site, list[Said]()
+    options = ("train", MODEL, "--set", f"train.epochs={UNDER_WAY}")
+
+    def epoch() -> int:
+        said = re.findall(rf"^epoch (\d+)/{UNDER_WAY} ", "\n".join(site.training_logs()), re.MULTILINE)
+        return max(map(int, said), default=0)
+
+    with site.asked() as answers:
+        before = len(answers())
+        thread = threading.Thread(target=lambda: found.append(site.scientist.connected(*options, code=None)))
+        thread.start()
+        site.wait("an epoch", lambda: epoch() >= 1)
+        for component in (Component.MLFLOW, Component.POSTGRES, Component.OBJECT_STORE):
+            gone, reached = site.uids(Namespace.REGISTRY, component), epoch()
+            site.delete_pods(Namespace.REGISTRY, component, force=True)
+            site.wait(
+                f"another {component}",
+                lambda component=component, gone=gone: site.replaced(Namespace.REGISTRY, component, gone),
+            )
+            site.wait("the training to go on", lambda reached=reached: epoch() > reached + 1)
+        assert thread.is_alive(), "it ended before it had lost everything"
+        thread.join(timeout=900)
+        during = answers()[before:]
+    assert found, "the training did not end"
+    assert found[0].code == 0, found[0].errors
+    told = tell("all that a training writes to killed under it, one after the other", during, "the training went on")
+    assert told.failed == 0
+    rows = site.manager.connected("versions", MODEL, "--json").json
+    assert len(rows) == 2
+    assert rows[0]["version"] == 2
+    recorded = site.scientist.program("--role", "trainer", "--", sys.executable, "-c", RECORDED).json
+    assert recorded == {"status": "FINISHED", "steps": list(range(UNDER_WAY))}
+    site.manager.connected("gate", MODEL, rows[0]["digest"])
+    assert_nothing_is_lost(lived)

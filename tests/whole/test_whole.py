@@ -17,10 +17,11 @@ import pytest
 from components.labels import Component
 from infra.network import Namespace
 from tests.cluster.one_node import why_not
-from tests.whole.asker import outage, ten_right
+from tests.whole.asker import ten_right
 from tests.whole.conftest import Lived
 from tests.whole.laptop import Said
 from tests.whole.stack import MODEL
+from tests.whole.told import tell
 
 pytestmark = [
     pytest.mark.skipif(why_not() is not None, reason=str(why_not())),
@@ -109,10 +110,13 @@ def test_predictions_come_back_without_mlflow(lived: Lived) -> None:
             during = answers()[before:]
         finally:
             site.scale(Namespace.REGISTRY, "deployment", "mlflow", 1)
-        failed, seconds = outage(during)
-        print(f"MLflow gone, the only Triton deleted: {failed} requests failed, in {seconds} s")
+        tell("MLflow gone, and the only Triton deleted", during)
         assert {one.release for one in during if one.release} == {lived.journey.releases[0]}
     site.wait("MLflow to be back", lambda: site.ready(Namespace.REGISTRY, Component.MLFLOW))
+    registered = {row["digest"] for row in site.manager.connected("versions", MODEL, "--json").json}
+    assert registered >= {lived.journey.releases[0]}
+    answered = {one.request for one in during if one.status == 200}
+    site.wait("a record of every answer", lambda: answered <= site.recorded(), 120)
 
 
 RIGHTS = """

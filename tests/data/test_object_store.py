@@ -151,6 +151,9 @@ def test_a_store_that_is_away_for_each_file_once_costs_no_fetch(
     pushed = push("away", folder, spec, promoter)
     dataset = load_dataset(pushed.uri, spec, store=trainer, cache=cache)
     get, asked = trainer.get, set[str]()
+    monkeypatch.setattr(trainer, "get", Mock(side_effect=Unavailable("no answer")))
+    with pytest.raises(Unavailable):
+        dataset.fetch()
 
     def once_away(key: str) -> bytes:
         if key not in asked:
@@ -160,8 +163,6 @@ def test_a_store_that_is_away_for_each_file_once_costs_no_fetch(
 
     monkeypatch.setattr(trainer, "get", once_away)
     said: list[str] = []
-    with pytest.raises(Unavailable):
-        dataset.fetch()
     dataset.fetch(Patience(5, said.append))
     monkeypatch.undo()
     monkeypatch.setattr(trainer, "get", Mock(side_effect=Unavailable("no answer")))

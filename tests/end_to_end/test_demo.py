@@ -5,8 +5,6 @@ import os
 import re
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +14,10 @@ import pytest
 
 from modelport.connection import Connection, Role
 from modelport.errors import GateFailed
-from modelport.loadtest import Target, measure
+from modelport.loadtest import Target
 from modelport.loadtest import run as run_load_test
 from modelport.objects import ObjectStore
-from modelport.promotion import Changed, desired, gate, promote, read_log
+from modelport.promotion import desired, read_log
 from modelport.release import Registry
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -165,34 +163,6 @@ def test_triton_answers_its_own_clients_rightly(
     assert report.passed, report.failures
     assert report.releases == (answering(platform),)
     assert report.requests > 10
-
-
-def test_versions_change_over_under_load_without_a_failed_request(
-    served: Ran, refused: Ran, platform: Connection, state: Path, tmp_path: Path
-) -> None:
-    old, new = served.report["release"]["digest"], refused.report["release"]["digest"]
-    # The same training gave it, so it is no worse than the champion.
-    assert gate(MODEL, new, str(SAMPLE), connection=platform, minimum=0).passed
-    folders = {digest: state / "releases" / MODEL / digest for digest in (old, new)}
-
-    def promote_soon() -> Changed:
-        time.sleep(4)
-        return promote(MODEL, new, connection=platform, minimum=0)
-
-    with ThreadPoolExecutor(1) as pool:
-        swap = pool.submit(promote_soon)
-        report = measure(
-            MODEL,
-            platform.gateway_url,
-            Target.GATEWAY,
-            folders,
-            users=2,
-            duration=20,
-            out=tmp_path,
-            api_key=platform.gateway_api_key,
-        )
-    assert swap.result().digest == answering(platform) == new
-    assert report.passed, report.failures
 
 
 def test_a_bad_option_fails_its_step_and_says_so(platform: Connection, platform_state: Path, tmp_path: Path) -> None:

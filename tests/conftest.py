@@ -46,11 +46,14 @@ TOGETHER = (
     ("serving", "page"),
     ("release", "promotion"),
     ("local",),
+    ("learning",),
+    ("loadtest",),
 )
 """Folders of tests that run one after the other where several processes share the work, the longest first.
 
 Two trainings at once on two cores take each other's time until something gives up; and what shares a service that takes
-long to start is to start it once. All others are by file, so that no process is left with much when the rest is done.
+long to start is to start it once. All others are by file, and quick, so that no process is left with much when the rest
+is done.
 """
 
 

@@ -4,17 +4,18 @@ The object store is the truth, and everything here can be made again from it: wh
 next one does.
 """
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from modelport.connection import Connection
 from modelport.errors import ModelportError
-from modelport.objects import ObjectStore
+from modelport.objects import ObjectInfo, ObjectStore
 from modelport.promotion import catalogue
 from modelport.promotion.evidence import Evidence, evidence_by_release, read_evidence
 from modelport.promotion.log import SHORT, PromotionLog, desired, read_log
 from modelport.promotion.numbering import differently, note_numbers
 from modelport.promotion.people import Warn
-from modelport.release import Registry
+from modelport.release import RegisteredVersion, Registry
 
 CHAMPION = "champion"
 """Alias of the desired release."""
@@ -58,19 +59,25 @@ def _sync(store: ObjectStore, registry: Registry, model: str, root: Path | None,
             # Training staged it while MLflow was away, or MLflow was set up anew.
             release = catalogue.fetch(store, model, digest, root)
             registry.register(release.manifest, digest, catalogue.staging_uri(store, model, digest))
-    _attach_evidence(store, registry, model, warn)
+    rows = registry.versions(model)
+    evidence = {digest: objects[0] for digest, objects in evidence_by_release(store, model).items()}
+    gated = {row.version: row.digest for row in rows if row.digest in evidence}
+    for number, noted in note_numbers(store, model, gated).items():
+        warn(differently(model, number, noted, gated[number]))
+    _attach_evidence(store, registry, model, rows, evidence)
     current = registry.aliases(model)
     for alias, digest in wanted.items():
         if current.get(alias) != digest:
             registry.set_alias(model, alias, digest)
 
 
-def _attach_evidence(store: ObjectStore, registry: Registry, model: str, warn: Warn) -> None:
-    newest = {digest: rows[0] for digest, rows in evidence_by_release(store, model).items()}
-    rows = registry.versions(model)
-    gated = {row.version: row.digest for row in rows if row.digest in newest}
-    for number, noted in note_numbers(store, model, gated).items():
-        warn(differently(model, number, noted, gated[number]))
+def _attach_evidence(
+    store: ObjectStore,
+    registry: Registry,
+    model: str,
+    rows: Iterable[RegisteredVersion],
+    newest: Mapping[str, ObjectInfo],
+) -> None:
     for row in rows:
         found = newest.get(row.digest)
         # The tag names the evidence that was mirrored; a gate that was run again has another time.

@@ -5,6 +5,7 @@ Whoever trains registers, and so may write, move and delete what MLflow has of a
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -74,18 +75,22 @@ def note_numbers(store: ObjectStore, model: str, found: Mapping[int, str]) -> di
     raise Unavailable(f"others keep on noting version numbers of {model}")
 
 
-def digest_of(store: ObjectStore, model: str, name: str, connection: Connection) -> str:
+def digest_of(store: ObjectStore | None, model: str, name: str, connection: Connection) -> str:
     """The release that a version number, such as ``v7``, stands for. Without MLflow, as noted.
+
+    Args:
+        store: where the note is; None, or one that may not read it, where only MLflow can be asked: whoever has no
+            more than that changes nothing that is served.
 
     Raises:
         BadInput: there is no such version, or MLflow says something else of it than was noted.
         Unavailable: MLflow is away, and nothing was noted.
     """
     number = int(name.removeprefix("v"))
-    try:
-        noted = read_numbers(store, model)[0].get(number)
-    except Refused:
-        noted = None  # Who may not read it is no promoter, and changes nothing.
+    noted = None
+    if store is not None:
+        with suppress(Refused):
+            noted = read_numbers(store, model)[0].get(number)
     try:
         said = Registry.connect(connection).numbered(model, number)
     except Unavailable:

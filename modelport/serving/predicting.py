@@ -301,15 +301,13 @@ def _store(connection: Connection, *roles: Role) -> ObjectStore | None:
 
 def _digest(model: str, name: str, folder: Path | None, connection: Connection) -> str:
     """Digest, or its beginning, that a name of a release means."""
-    from modelport.release import Registry, Release
+    from modelport.promotion.numbering import NUMBER, digest_of
+    from modelport.release import Release
 
     if folder is not None:
         return Release.open(folder).digest
-    if re.fullmatch(r"v[0-9]+", name):
-        digest = Registry.connect(connection).numbered(model, int(name[1:]))
-        if digest is None:
-            raise BadInput(f"MLflow has no version {name} of {model}", remedy=f"see `modelport versions {model}`")
-        return digest
+    if NUMBER.fullmatch(name):
+        return digest_of(_store(connection, Role.SERVER, Role.PROMOTER), model, name, connection)
     if not re.fullmatch(r"[0-9a-f]{6,64}", name):
         remedy = "write a digest or at least 6 digits of its beginning, v7, or the folder of a release"
         raise BadInput(f"{name!r} names no release", key="--release", remedy=remedy)

@@ -13,10 +13,13 @@ import pytest
 
 from modelport.connection import Role
 from modelport.errors import BadInput, GateFailed, Unavailable
+from modelport.imaging import encode_png
 from modelport.objects import ObjectStore
 from modelport.promotion import Pins, desired, read_log, rollback, status, versions
 from modelport.promotion.numbering import note_numbers, numbers_key, read_numbers
+from modelport.serving.predicting import Via, asking
 from tests.promotion.promotion_bench import BAD, CLOSE, GOOD, Bench
+from tests.serving import tiny_release as tiny
 
 
 def beat(bench: Bench, serving: str | None, *, replica: str = "r0", age: float = 0, error: str | None = None) -> None:
@@ -207,6 +210,9 @@ def test_a_version_number_that_was_changed_in_mlflow_brings_nobody_back(bench: B
         rollback(bench.model, "v1", connection=bench.connection)
     with pytest.raises(BadInput, match="v2"):
         bench.promote("v2")
+    ask = {"release": "v1", "connection": bench.connection}
+    with pytest.raises(BadInput, match=f"v1 of {bench.model} was"), asking(bench.model, via=Via.RELEASE, **ask):
+        pass
     # All of it gone, and another one in its place.
     client.delete_registered_model(bench.model)
     third = bench.stage(0.495)
@@ -225,6 +231,8 @@ def test_a_version_number_is_known_without_mlflow(bench: Bench) -> None:
     first, second = bench.promoted(GOOD), bench.promoted(CLOSE)
     with pytest.raises(Unavailable):
         rollback(bench.model, "v3", connection=bench.away())
+    with asking(bench.model, via=Via.RELEASE, release="v1", connection=bench.away()) as ask:
+        assert ask(encode_png(tiny.image()), False).release == first
     changed = rollback(bench.model, "v1", connection=bench.away(), warn=bench.warnings.append)
     assert (changed.before, changed.digest) == (second, first)
 

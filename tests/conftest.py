@@ -22,6 +22,7 @@ from modelport.local.layout import Layout
 from modelport.local.mlflow import QUIET
 from modelport.local.processes import marked
 from tests.cluster.fixtures import control_plane
+from tests.plain_http import HTTP
 
 __all__ = ["control_plane"]
 
@@ -208,7 +209,7 @@ def tracked_connection(s3_connection: Connection, tmp_path_factory: pytest.TempP
         deadline = time.monotonic() + 90
         while True:
             try:
-                httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).raise_for_status()
+                HTTP.get(f"http://127.0.0.1:{port}/health").raise_for_status()
                 break
             except httpx.HTTPError as error:
                 if time.monotonic() > deadline or process.poll() is not None:

@@ -32,6 +32,7 @@ from tests.cluster.client import ApiError, ClusterError, condition_of
 from tests.cluster.configuration import egress_configuration, write_json
 from tests.cluster.kept import PROGRAMS, Kept
 from tests.cluster.nodes import GKE_NODES, Node
+from tests.plain_http import HTTP
 from tools import crds, program, stages
 
 __all__ = ["SERVICE_NETWORK", "ApiError", "ClusterError", "ControlPlane", "condition_of"]
@@ -166,6 +167,6 @@ def _stage_texts(folder: Path) -> Iterator[str]:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(url, trust_env=False).is_success
+        return HTTP.get(url).is_success
     except httpx.TransportError:
         return False

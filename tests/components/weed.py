@@ -14,6 +14,7 @@ import pytest
 from botocore.config import Config
 
 from components import seaweedfs
+from tests.plain_http import HTTP
 
 _INTERNAL = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc", "filer.port", "filer.port.grpc")
 
@@ -70,7 +71,7 @@ def _wait(endpoint: str, log: Path) -> None:
     while time.monotonic() < end:
         try:
             # The path that the pod's probes ask.
-            if httpx.get(f"{endpoint}/healthz", trust_env=False).status_code == 200:
+            if HTTP.get(f"{endpoint}/healthz").status_code == 200:
                 return
         except httpx.HTTPError:
             pass

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from modelport.connection import Connection, Role
@@ -19,6 +18,7 @@ from modelport.loadtest import run as run_load_test
 from modelport.objects import ObjectStore
 from modelport.promotion import desired, read_log
 from modelport.release import Registry
+from tests.plain_http import HTTP
 
 PROJECT = Path(__file__).resolve().parents[2]
 SAMPLE = PROJECT / "models" / "polyp_seg" / "sample"
@@ -70,7 +70,7 @@ def state(platform: Connection, platform_state: Path, monkeypatch: pytest.Monkey
 def answering(platform: Connection) -> str:
     """Digest of the release that the gateway answers with now."""
     headers = {"X-API-Key": platform.gateway_api_key or ""}
-    return httpx.get(f"{platform.gateway_url}/v1/models/{MODEL}", headers=headers).raise_for_status().json()["release"]
+    return HTTP.get(f"{platform.gateway_url}/v1/models/{MODEL}", headers=headers).raise_for_status().json()["release"]
 
 
 def test_the_report_says_what_happened(served: Ran, platform: Connection) -> None:

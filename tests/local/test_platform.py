@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 from click.testing import CliRunner
@@ -27,6 +26,7 @@ from modelport.local.processes import SUPERVISOR, marked
 from modelport.local.services import NAMES, connection
 from modelport.local.settings import Settings
 from modelport.objects import ObjectStore
+from tests.plain_http import HTTP
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -102,13 +102,11 @@ def test_every_service_is_on_this_machine_only_and_asks_who_is_calling(layout: L
     }
     assert listening == {"127.0.0.1"}
     question = f"{own.tracking_uri}/api/2.0/mlflow/experiments/get-by-name?experiment_name=Default"
-    assert httpx.get(question).status_code == 401
-    assert httpx.get(question, auth=(own.tracking_username or "", own.tracking_password or "")).status_code == 200
-    assert httpx.post(f"http://{own.triton_http}/v2/repository/models/x/load").status_code == 403
-    assert httpx.get(f"{own.gateway_url}/v1/models").status_code == 401
-    assert (
-        httpx.get(f"{own.gateway_url}/v1/models", headers={"X-API-Key": own.gateway_api_key or ""}).status_code == 200
-    )
+    assert HTTP.get(question).status_code == 401
+    assert HTTP.get(question, auth=(own.tracking_username or "", own.tracking_password or "")).status_code == 200
+    assert HTTP.post(f"http://{own.triton_http}/v2/repository/models/x/load").status_code == 403
+    assert HTTP.get(f"{own.gateway_url}/v1/models").status_code == 401
+    assert HTTP.get(f"{own.gateway_url}/v1/models", headers={"X-API-Key": own.gateway_api_key or ""}).status_code == 200
     with pytest.raises(Refused):
         ObjectStore.connect(own, Role.TRAINER).put("releases/forged", b"")
 
@@ -179,7 +177,7 @@ def test_status_and_logs_on_the_command_line(layout: Layout, own: Connection) ->
 def test_following_a_log_shows_what_comes(layout: Layout, own: Connection) -> None:
     following = logs(PROJECT, ["mlflow"], lines=1, follow=True, state=layout.state)
     assert next(following)[0] == "mlflow"  # it is at the end now
-    httpx.get(f"{own.tracking_uri}/no-such-page")
+    HTTP.get(f"{own.tracking_uri}/no-such-page")
     assert any("/no-such-page" in line for _, line in following)
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -26,6 +25,7 @@ from modelport.objects import ObjectStore
 from modelport.promotion import desired, gate, promote, read_log
 from modelport.release import FP32, Registry, Release, Runtime, build, compare
 from modelport.scaffold import create
+from tests.plain_http import HTTP
 from tests.release import redness
 from tests.serving.waiting import until
 from tests.training.in_process import train_here
@@ -81,13 +81,13 @@ class Project:
 def ask(platform: Connection, model: str, image: bytes) -> dict[str, Any]:
     headers = {"X-API-Key": platform.gateway_api_key or ""}
     url = f"{platform.gateway_url}/v1/models/{model}/predict"
-    answer = httpx.post(url, files={"image": image}, headers=headers, timeout=30, trust_env=False)
+    answer = HTTP.post(url, files={"image": image}, headers=headers, timeout=30)
     return answer.raise_for_status().json()
 
 
 def serving(platform: Connection, model: str) -> str | None:
     headers = {"X-API-Key": platform.gateway_api_key or ""}
-    answer = httpx.get(f"{platform.gateway_url}/v1/models/{model}", headers=headers, trust_env=False)
+    answer = HTTP.get(f"{platform.gateway_url}/v1/models/{model}", headers=headers)
     return answer.json()["release"] if answer.is_success else None
 
 
@@ -178,7 +178,7 @@ def status_in_mlflow(platform: Connection) -> list[str]:
 
 def listed(platform: Connection) -> list[dict[str, Any]]:
     headers = {"X-API-Key": platform.gateway_api_key or ""}
-    answer = httpx.get(f"{platform.gateway_url}/v1/models", headers=headers, trust_env=False).raise_for_status().json()
+    answer = HTTP.get(f"{platform.gateway_url}/v1/models", headers=headers).raise_for_status().json()
     return answer["models"] if isinstance(answer, dict) else answer
 
 

@@ -25,6 +25,7 @@ from modelport.release import ReleaseManifest
 from modelport.serving import ReplicaState, hash_key, new_key
 from modelport.serving.agent.triton import TritonServer
 from modelport.serving.client import TritonRefused
+from tests.plain_http import HTTP
 from tests.serving import tiny_release as tiny
 from tests.serving.waiting import until
 
@@ -87,7 +88,7 @@ class Agent:
         return ReplicaState.model_validate_json(self.get("/state").raise_for_status().content)
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"{self.url}{path}", trust_env=False)
+        return HTTP.get(f"{self.url}{path}")
 
     def serving(self, model: str, digest: str, seconds: float = 90.0) -> ReplicaState:
         """State once the alias serves this release."""
@@ -120,17 +121,16 @@ class Gateway:
     spool: Path
 
     def predict(self, model: str, data: bytes, **query: Any) -> httpx.Response:
-        return httpx.post(
+        return HTTP.post(
             f"{self.url}/v1/models/{model}/predict",
             files={"image": ("image", data)},
             headers={"X-API-Key": self.key},
             params=query,
             timeout=40,
-            trust_env=False,
         )
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"{self.url}{path}", headers={"X-API-Key": self.key}, trust_env=False)
+        return HTTP.get(f"{self.url}{path}", headers={"X-API-Key": self.key})
 
 
 @dataclass
@@ -191,7 +191,7 @@ class Stand:
         self.client.close()
         self.client = TritonServer(self.connection.triton_grpc, ADMIN_KEY)
         url = f"http://{self.connection.triton_http}/v2/health/ready"
-        until(lambda: httpx.get(url, trust_env=False).status_code == 200, "Triton", 60)
+        until(lambda: HTTP.get(url).status_code == 200, "Triton", 60)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from modelport.imaging import decode, decode_mask, encode_png
 from modelport.serving import hash_key, new_key
 from modelport.serving.answers import parse_prediction
 from modelport.serving.gateway.problems import DOCUMENTED, Problem, Reason
+from tests.plain_http import HTTP
 from tests.serving import tiny_release as tiny
 from tests.serving.waiting import until
 
@@ -120,7 +121,7 @@ def test_bad_uploads_get_a_status_and_a_reason(served) -> None:
     url = f"{gateway.url}/v1/models/{served.model}/predict"
 
     def post(**content) -> httpx.Response:
-        return httpx.post(url, trust_env=False, **{"headers": headers, **content})
+        return HTTP.post(url, **{"headers": headers, **content})
 
     problem(post(content=png(tiny.image())), 415, "not_multipart")
     problem(post(files={"picture": ("a.png", b"x")}), 422, "missing_image")
@@ -147,7 +148,7 @@ def test_an_upload_without_end_is_cut_off(served) -> None:
 
     headers = {"X-API-Key": served.gateway.key, "Content-Type": "multipart/form-data; boundary=x"}
     url = f"{served.gateway.url}/v1/models/{served.model}/predict"
-    problem(httpx.post(url, content=endless(), headers=headers, trust_env=False), 413, "too_large")
+    problem(HTTP.post(url, content=endless(), headers=headers), 413, "too_large")
     assert sent < 50 * 1024 * 1024
 
     # A length that is declared is refused before anything is read.
@@ -176,7 +177,7 @@ def test_keys_decide_who_may_ask(served) -> None:
     url = f"{gateway.url}/v1/models/{served.model}/predict"
 
     def ask(headers: dict[str, str]) -> httpx.Response:
-        return httpx.post(url, files={"image": image}, headers=headers, trust_env=False)
+        return HTTP.post(url, files={"image": image}, headers=headers)
 
     assert ask({"Authorization": f"Bearer {gateway.key}"}).status_code == 200
     answer = ask({})
@@ -186,7 +187,7 @@ def test_keys_decide_who_may_ask(served) -> None:
     problem(ask({"X-API-Key": hash_key(gateway.key)}), 401, "unauthorized")
     problem(ask({"Authorization": f"Basic {gateway.key}"}), 401, "unauthorized")
     for path in ("/v1/models", f"/v1/models/{served.model}"):
-        problem(httpx.get(f"{gateway.url}{path}", trust_env=False), 401, "unauthorized")
+        problem(HTTP.get(f"{gateway.url}{path}"), 401, "unauthorized")
 
     # A new caller needs no restart; a file that is being edited locks nobody out; a removed caller is out.
     before, key = gateway.keys.read_text(), new_key()
@@ -207,7 +208,7 @@ def test_models_are_listed_and_operations_carry_no_secret(served) -> None:
     assert listed["releases"] == [{"digest": served.digest, "active": True, "precision": "fp32"}]
     assert [info["name"] for info in listed["classes"]] == ["background", "red"]
     problem(gateway.get("/v1/models/no_such_model"), 404, "unknown_model")
-    public = [httpx.get(f"{gateway.url}{path}", trust_env=False) for path in ("/healthz", "/readyz", "/metrics")]
+    public = [HTTP.get(f"{gateway.url}{path}") for path in ("/healthz", "/readyz", "/metrics")]
     assert [answer.status_code for answer in public] == [200, 200, 200]
     assert public[1].json() == {"ready": True, "models": [served.model]}
     for answer in public:
@@ -217,7 +218,7 @@ def test_models_are_listed_and_operations_carry_no_secret(served) -> None:
 
 
 def test_the_api_document_is_complete(served) -> None:
-    document = httpx.get(f"{served.gateway.url}/openapi.json", trust_env=False).json()
+    document = HTTP.get(f"{served.gateway.url}/openapi.json").json()
     assert set(document["paths"]) == {
         *("/v1/models", "/v1/models/{name}", "/v1/models/{name}/predict", "/healthz", "/readyz", "/metrics")
     }
@@ -355,7 +356,7 @@ def test_a_moment_in_which_nothing_is_answered_is_waited_out(stand, start, limit
     model, image = "stalling", png(tiny.image())
     digest = stand.publish(model)
     agent = start.agent(model)
-    gateway = start.gateway(agent, **limits)
+    gateway = start.gateway(agent, queue_seconds=30, **limits)
     agent.want({model: digest})
     agent.serving(model, digest)
     assert gateway.predict(model, image).status_code == 200

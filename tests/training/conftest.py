@@ -27,6 +27,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from tiny_project import write_dataset, write_driver, write_project
 
+from tests.plain_http import HTTP
+
 DEADLINE_S = 150
 
 
@@ -167,7 +169,7 @@ def mlflow(tmp_path: Path) -> Iterator[tuple[Service, Connection]]:
 
     def answers() -> bool:
         try:
-            return httpx.get(f"{uri}/health", timeout=2).status_code == 200
+            return HTTP.get(f"{uri}/health", timeout=2).status_code == 200
         except httpx.HTTPError:
             return False
 

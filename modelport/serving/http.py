@@ -5,6 +5,12 @@ import sys
 from types import FrameType
 from typing import Any
 
+_REST_SECONDS = 620
+"""For which a connection may rest between two requests. A server that hangs up first now and then does it just when the
+next request is on its way, which then gets no answer. Google's load balancers let connections rest for 600 s, and want
+servers to wait longer ("Backend HTTP keepalive timeout", https://cloud.google.com/load-balancing/docs/https).
+"""
+
 
 def serve(app: Any, host: str, port: int) -> None:
     """Serve HTTP until SIGTERM or SIGINT; answers under way are finished first. Being told to end is no failure.
@@ -23,6 +29,7 @@ def serve(app: Any, host: str, port: int) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=_REST_SECONDS,
         timeout_graceful_shutdown=20,
     )
 

@@ -1,6 +1,7 @@
 """The gateway in front of a real Triton: answers, bad input, keys, and what happens when things are away."""
 
 import base64
+import http.client
 import io
 import json
 import signal
@@ -215,6 +216,18 @@ def test_models_are_listed_and_operations_carry_no_secret(served) -> None:
         assert gateway.key not in answer.text
         assert hash_key(gateway.key) not in answer.text
     assert f'modelport_gateway_requests_total{{model="{served.model}",reason="",status="200"}}' in public[2].text
+
+
+def test_a_connection_may_rest_for_longer_than_servers_usually_wait(served) -> None:
+    # Uvicorn's own patience is 5 s: who asked again just then was hung up on.
+    connection = http.client.HTTPConnection(served.gateway.url.removeprefix("http://"), timeout=30)
+    connection.auto_open = 0  # no other connection in its place
+    connection.connect()
+    for rest in (6, 0):
+        connection.request("GET", "/healthz")
+        assert json.loads(connection.getresponse().read()) == {"status": "ok"}
+        time.sleep(rest)
+    connection.close()
 
 
 def test_the_api_document_is_complete(served) -> None:

@@ -103,13 +103,13 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return documented
 
 
-def gateway_of(request: Request) -> Gateway:
+async def gateway_of(request: Request) -> Gateway:
     """The gateway that this application is."""
     gateway: Gateway = request.app.state.gateway
     return gateway
 
 
-def caller_of(
+async def caller_of(
     gateway: Annotated[Gateway, Depends(gateway_of)],
     header: Annotated[str | None, Depends(_key_header)],
     bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)],

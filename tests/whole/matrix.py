@@ -44,15 +44,15 @@ def address_of(host):
     return None
 for host, port in json.loads(sys.argv[1]):
     address = address_of(host)
-    found[f"{host}:{port}"] = {"address": address, "made": None}
+    told = found[f"{host}:{port}"] = {"address": address, "made": None, "failed": []}
     for attempt in range(3 if address else 0):
         try:
             with socket.create_connection((address, port), timeout=3) as made:
                 ends = made.getsockname()[0], made.getpeername()[0]
-            said = f"{ends[0]} to {ends[1]}, {time.monotonic() - began:.1f} s after it began"
-            found[f"{host}:{port}"]["made"] = said
+            told["made"] = f"{ends[0]} to {ends[1]}, {time.monotonic() - began:.1f} s after it began"
             break
-        except OSError:
+        except OSError as error:
+            told["failed"].append(f"{error} {time.monotonic() - began:.1f} s after it began")
             time.sleep(0.2)
 print(json.dumps(found))
 """
@@ -94,6 +94,8 @@ class Pair:
     """What the source took the target's name for; None: it has none."""
     made: str | None
     """From which address to which, and when; None: it was not."""
+    failed: tuple[str, ...] = ()
+    """How each attempt that made none ended, and when."""
 
     @property
     def right(self) -> bool:
@@ -101,7 +103,8 @@ class Pair:
         return self.address is not None and self.allowed == (self.made is not None)
 
     def __str__(self) -> str:
-        by_matrix, tried = "allowed" if self.allowed else "denied", f"made, {self.made}" if self.made else "not made"
+        by_matrix = "allowed" if self.allowed else "denied"
+        tried = f"made, {self.made}" if self.made else f"not made: {'; '.join(self.failed)}"
         place = f"{self.source.namespace}/{self.source.name}"
         return f"{place} -> {self.target.host}:{self.target.port} ({self.address}): {by_matrix} by the matrix, {tried}"
 
@@ -181,19 +184,21 @@ def tried(cluster: OneNode) -> list[Pair]:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{name} of {source.name} did not end\n{cluster.report()}")
             time.sleep(0.5)
-        found: Mapping[str, Mapping[str, str | None]] = json.loads(
-            cluster.kubectl("-n", source.namespace, "logs", name)
-        )
+        found: Mapping[str, Mapping[str, Any]] = json.loads(cluster.kubectl("-n", source.namespace, "logs", name))
         cluster.request("DELETE", place)
         for target in asked:
             told = found[f"{target.host}:{target.port}"]
             allowed = is_allowed(flows, source, target)
-            pairs.append(Pair(source, target, allowed, told["address"], told["made"]))
+            pairs.append(Pair(source, target, allowed, told["address"], told["made"], tuple(told["failed"])))
     return pairs
 
 
 def _pod(name: str, source: Place, asked: Sequence[Target]) -> dict[str, Any]:
-    """A pod that is of a party, as far as policies see: without the name that Services select by."""
+    """A pod that is of a party, as far as policies see.
+
+    No Service leads to it: it has not the name that most select by, and is never ready. A name that stands for all pods
+    of a component would else be taken for the address of one that answers nobody.
+    """
     container = pods.Container(
         "probe",
         PLATFORM_IMAGE,
@@ -203,4 +208,5 @@ def _pod(name: str, source: Place, asked: Sequence[Target]) -> dict[str, Any]:
     labels = dict(source.labels)
     template = pods.pod_template([container], labels=labels, service_account="default", restart_policy="Never")
     metadata = {"name": name, "namespace": source.namespace, "labels": labels}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
+    spec = {**template["spec"], "readinessGates": [{"conditionType": "modelport.dev/never"}]}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}

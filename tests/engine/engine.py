@@ -20,7 +20,7 @@ import signal
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -46,6 +46,14 @@ CHART_TOOLS: Mapping[str, str] = {
     "kuberay-operator": "ray-operator",
 }
 """Where the definitions that a chart brings come from, by the chart's name."""
+
+CHART_KINDS: Mapping[str, frozenset[str]] = {
+    "cert-manager": frozenset({"certificates"}),
+    "keda": frozenset({"scaledobjects", "triggerauthentications"}),
+    "kube-prometheus-stack": frozenset({"podmonitors", "prometheusrules", "servicemonitors"}),
+    "kuberay-operator": frozenset({"rayclusters", "rayjobs"}),
+}
+"""What the platform makes objects of, of the kinds that a chart brings; the other twenty take an API server 15 s."""
 
 COPIED = ("Pulumi.yaml", "infra", "components", "models", "stacks", "policy")
 LINKED = (".venv", "modelport")
@@ -342,15 +350,23 @@ def copy_project(source: Path, target: Path, *, copied: Iterable[str] = COPIED, 
     return target
 
 
-def chart_definitions(folder: Path) -> Path:
+def chart_definitions(folder: Path, *, running: Collection[str] = ()) -> Path:
     """Fill a folder with the kinds that each chart brings, for the variable ``MODELPORT_TEST_CRDS``.
+
+    Args:
+        folder: to fill; may exist.
+        running: charts whose operator will run: it watches all of its kinds, so they are all there. Of every other
+            chart there are those of `CHART_KINDS`.
 
     Returns:
         The folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     for chart, tool in CHART_TOOLS.items():
-        (folder / chart).symlink_to(crds(tool))
+        (folder / chart).mkdir(parents=True)
+        for file in crds(tool).glob("*.yaml"):
+            # Files are named GROUP_PLURAL.yaml, as controller-gen does.
+            if chart in running or file.stem.partition("_")[2] in CHART_KINDS[chart]:
+                (folder / chart / file.name).symlink_to(file)
     return folder
 
 

@@ -368,16 +368,21 @@ def test_definitions_are_read_from_any_document_of_a_file() -> None:
     ]
 
 
-def test_every_chart_has_its_definitions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(charts.DEFINITIONS_VARIABLE, str(chart_definitions(tmp_path / "crds")))
+@pytest.mark.parametrize("running", [(), ("kuberay-operator",)])
+def test_every_chart_has_its_definitions(
+    running: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(charts.DEFINITIONS_VARIABLE, str(chart_definitions(tmp_path / "crds", running=running)))
     found = {
         chart: {item.kind for item in charts.definitions({"chart": chart, "values": {"crds": {"enabled": True}}})}
         for chart in charts.CHARTS
     }
-    assert {"RayCluster", "RayJob"} <= found["kuberay-operator"]
-    assert {"PodMonitor", "PrometheusRule"} <= found["kube-prometheus-stack"]
-    assert {"ScaledObject", "TriggerAuthentication"} <= found["keda"]
-    assert {"Certificate", "Issuer"} <= found["cert-manager"]
+    assert found == {
+        "cert-manager": {"Certificate"},
+        "keda": {"ScaledObject", "TriggerAuthentication"},
+        "kube-prometheus-stack": {"PodMonitor", "PrometheusRule", "ServiceMonitor"},
+        "kuberay-operator": {"RayCluster", "RayJob"} | ({"RayService", "RayCronJob"} if running else set()),
+    }
 
 
 def test_a_chart_whose_values_leave_its_kinds_out_brings_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

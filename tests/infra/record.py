@@ -12,7 +12,6 @@ from pathlib import Path
 
 from tests.cluster.control_plane import ControlPlane
 from tests.infra.conftest import DEV_NODES, environment
-from tools import crds
 
 RECORDED = Path(__file__).with_name("recorded") / "dev.json.gz"
 
@@ -20,7 +19,6 @@ RECORDED = Path(__file__).with_name("recorded") / "dev.json.gz"
 def record(file: Path = RECORDED) -> None:
     """Bring dev up and write its state, and Google's side of it."""
     with ControlPlane(nodes=DEV_NODES) as cluster, tempfile.TemporaryDirectory() as folder:
-        cluster.apply_crds(crds("gateway-api"))
         made = environment(Path(folder), cluster, "dev")
         made.engine.up()
         content = {

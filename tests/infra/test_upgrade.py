@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.control_plane import ControlPlane
-from tests.engine.engine import CHANGING, CHART_TOOLS
+from tests.engine.engine import CHANGING
 from tests.infra.conftest import DEV_NODES, environment
 from tests.infra.record import RECORDED
 from tests.policy.manifests import objects, resources_of
-from tools import crds
 
 STATEFUL = (
     ":StatefulSet",
@@ -27,10 +26,10 @@ STATEFUL = (
 )
 
 
-def put_back(cluster: ControlPlane, resources: list[dict[str, Any]]) -> None:
-    """Make the cluster what the recorded state says it was."""
-    for tool in (*CHART_TOOLS.values(), "gateway-api"):
-        cluster.apply_crds(crds(tool))
+def put_back(cluster: ControlPlane, charts: Path, resources: list[dict[str, Any]]) -> None:
+    """Make the cluster what the recorded state says it was, with the kinds of a folder of charts."""
+    for definitions in charts.iterdir():
+        cluster.apply_crds(definitions)
     manifests = with_secrets(resources)
     manifests.sort(key=lambda manifest: manifest["kind"] != "Namespace")
     listing = {"apiVersion": "v1", "kind": "List", "items": manifests}
@@ -57,7 +56,7 @@ def test_an_upgrade_replaces_nothing_that_holds_data(tmp_path: Path):
         file.write_text(file.read_text().replace(own, recorded["salt"]))
         (tmp_path / "gcp.json").write_text(json.dumps(recorded["google"]))
         made.engine.import_state(recorded["state"])
-        put_back(cluster, made.engine.export(show_secrets=True)["deployment"]["resources"])
+        put_back(cluster, tmp_path / "charts", made.engine.export(show_secrets=True)["deployment"]["resources"])
         claims = {item["metadata"]["uid"] for item in cluster.get("/api/v1/persistentvolumeclaims")["items"]}
 
         changes = made.engine.up()

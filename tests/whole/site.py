@@ -460,7 +460,7 @@ def brought_together(folder: Path, cluster: OneNode, source: Path, **settings: A
         folder / "engine",
         kubeconfig=cluster.kubeconfig,
         env={
-            "MODELPORT_TEST_CRDS": str(chart_definitions(folder / "charts")),
+            "MODELPORT_TEST_CRDS": str(chart_definitions(folder / "charts", running=("kuberay-operator",))),
             "MODELPORT_TEST_KUBERAY_RIGHTS": str(ensure(TOOLS["ray-operator"]) / "role.yaml"),
             "MODELPORT_TEST_PATIENCE": str(PATIENCE_S),
         },

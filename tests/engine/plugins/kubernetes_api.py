@@ -174,17 +174,21 @@ class Cluster:
         path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{quote(name)}"
         made, _ = self._apply(path, document.encode(), {"fieldManager": "helm", "force": "true"})
         deadline = time.monotonic() + 30
-        while not self.serves(made):
+        # Found is established. The definition itself, up to a megabyte, is not asked for again.
+        while not self._finds(made):
             if time.monotonic() > deadline:
                 raise Refused(f"CustomResourceDefinition {name} is not served after 30 s")
-            time.sleep(0.05)
-            made = self.read(path)
+            time.sleep(0.1)
 
     def serves(self, definition: Object) -> bool:
         """Whether the kind of a CustomResourceDefinition is established and found by discovery, in every version."""
         conditions = {entry["type"]: entry["status"] for entry in definition.get("status", {}).get("conditions") or []}
         if conditions.get("Established") != "True":
             return False
+        return self._finds(definition)
+
+    def _finds(self, definition: Object) -> bool:
+        """Whether discovery tells of a definition's kind, in every version."""
         spec = definition["spec"]
         try:
             for version in spec["versions"]:

@@ -15,7 +15,6 @@ from tests.cluster.control_plane import ControlPlane
 from tests.cluster.nodes import Node, gke_node
 from tests.engine.engine import Changes, Engine, chart_definitions, copy_project
 from tests.policy.environments import policy_environment
-from tools import crds
 from tools.build import ensure
 from tools.catalog import TOOLS
 
@@ -131,13 +130,20 @@ def environment(folder: Path, cluster: ControlPlane, stack: str) -> Environment:
 class Up(Environment):
     """An environment that is up."""
 
-    first_preview: Changes
+    first_preview: Changes | None
+    """None where nobody looks at it."""
     first_up: Changes
 
 
 @contextmanager
 def brought_up(
-    folder: Path, nodes: Sequence[Node], stack: str, *, policies: bool = False, secrets: Mapping[str, str] | None = None
+    folder: Path,
+    nodes: Sequence[Node],
+    stack: str,
+    *,
+    preview: bool = False,
+    policies: bool = False,
+    secrets: Mapping[str, str] | None = None,
 ) -> Generator[Up]:
     """A stack that is up on a cluster of its own; with the policy pack in force where that is wanted.
 
@@ -145,28 +151,28 @@ def brought_up(
         folder: for all that it needs.
         nodes: of the cluster.
         stack: its name.
+        preview: whether there is one before.
         policies: whether the policy pack is in force.
         secrets: further secret configuration, by path.
     """
     with ControlPlane(nodes=nodes) as cluster:
-        cluster.apply_crds(crds("gateway-api"))
         made = environment(folder, cluster, stack)
         for key, value in (secrets or {}).items():
             made.engine.config_set(key, value, secret=True, path=True)
-        preview = made.engine.preview()
+        previewed = made.engine.preview() if preview else None
         options: list[str] = []
         if policies:
             # The pack's own environment, as policy/README.md makes it.
             (made.project / "policy" / ".venv").symlink_to(policy_environment())
             options = ["--policy-pack", str(made.project / "policy")]
         up = made.engine.up(*options)
-        yield Up(made.project, made.engine, cluster, preview, up)
+        yield Up(made.project, made.engine, cluster, previewed, up)
 
 
 @pytest.fixture(scope="package")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
     """dev, up under the policies. Whoever changes it puts it back; tests/infra/test_taking_down.py ends it."""
-    with brought_up(tmp_path_factory.mktemp("dev"), DEV_NODES, "dev", policies=True) as up:
+    with brought_up(tmp_path_factory.mktemp("dev"), DEV_NODES, "dev", preview=True, policies=True) as up:
         yield up
 
 
@@ -178,14 +184,7 @@ def prod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
         yield up
 
 
-@pytest.fixture(scope="package")
-def empty_cluster() -> Iterator[ControlPlane]:
-    """A cluster for previews only: nothing is ever made there."""
-    with ControlPlane(nodes=DEV_NODES) as cluster:
-        yield cluster
-
-
 @pytest.fixture
-def draft(tmp_path: Path, empty_cluster: ControlPlane) -> Environment:
-    """dev in a project of its own, for previews."""
-    return environment(tmp_path, empty_cluster, "dev")
+def draft(tmp_path: Path, dev: Up) -> Environment:
+    """dev in a project of its own, for previews: nothing is ever made of it, so it borrows the cluster."""
+    return environment(tmp_path, dev.cluster, "dev")

@@ -151,10 +151,10 @@ def test_no_credential_is_in_the_open(stack: Up):
     assert len(canaries) > 8
     if stack.engine.stack == "prod":
         canaries.add(RECEIVER)
+    printed = {"preview": stack.first_preview, "up": stack.first_up}
     open_places = {
         "state": json.dumps(records(stack, show_secrets=False)),
-        "preview": stack.first_preview.log + "\n".join(stack.first_preview.diagnostics),
-        "up": stack.first_up.log + "\n".join(stack.first_up.diagnostics),
+        **{name: made.log + "\n".join(made.diagnostics) for name, made in printed.items() if made is not None},
         "outputs": json.dumps(stack.engine.outputs()),
         "manifests": json.dumps([manifest for manifest in objects(resources(stack)) if manifest["kind"] != "Secret"]),
         "cluster": json.dumps([stack.cluster.get(f"{path}?limit=500") for path in OPEN_KINDS]),

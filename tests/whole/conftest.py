@@ -22,14 +22,15 @@ class Lived:
 
 @pytest.fixture(scope="module")
 def lived(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lived]:
-    """Of the settings that the module calls SETTINGS, if it does."""
+    """Of the settings that the module calls SETTINGS, if it does; as it trains, what it calls MEANWHILE is done."""
     if reason := too_little_disk():
         pytest.skip(reason)
     journey, settings = Journey(Clock(print)), getattr(request.module, "SETTINGS", {})
+    meanwhile = getattr(request.module, "MEANWHILE", None)
     with journey.site(tmp_path_factory.mktemp("whole"), **settings) as site:
         journey.up(site)
         journey.push(site)
-        journey.release(site, "first")
+        journey.release(site, "first", meanwhile=meanwhile)
         yield Lived(journey, site)
 
 

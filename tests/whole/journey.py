@@ -7,7 +7,7 @@ docs/cluster-on-one-machine.md.
 """
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +48,8 @@ class Journey:
     clock: Clock
     releases: list[str] = field(default_factory=list[str])
     """Digests, in the order in which they were promoted."""
+    told: list[str] = field(default_factory=list[str])
+    """What the command of the latest training said, line by line."""
     load: Load | None = None
     before: set[str] = field(default_factory=set[str])
     """What the cluster had beside its namespaces before the stack."""
@@ -114,11 +116,18 @@ class Journey:
             sample = site.project / "models" / MODEL / "sample"
             said.append(site.manager.connected("data", "push", DATASET, str(sample)).out.splitlines()[0])
 
-    def release(self, site: Site, name: str, *options: str, promote: bool = True) -> str:
-        """The scientist trains, the manager lets it serve; the release's digest."""
+    def release(
+        self,
+        site: Site,
+        name: str,
+        *options: str,
+        promote: bool = True,
+        meanwhile: Callable[[Site], None] | None = None,
+    ) -> str:
+        """The scientist trains, the manager lets it serve; the release's digest. `meanwhile` is done as it trains."""
         with self.clock.step(f"train {name}") as said:
-            told = site.scientist.connected("train", MODEL, *options).out.splitlines()
-            said.append(next(line for line in told if line.startswith("best ")))
+            self.told = site.train(*options, meanwhile=meanwhile).out.splitlines()
+            said.append(next(line for line in self.told if line.startswith("best ")))
         digest: str = site.manager.connected("versions", MODEL, "--json").json[0]["digest"]
         with self.clock.step(f"gate {name}") as said:
             said.append(site.manager.connected("gate", MODEL, digest).out.strip().splitlines()[0])

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,7 +27,7 @@ from tests.cluster.meter import PodUsed
 from tests.cluster.one_node import OneNode
 from tests.engine.engine import Changes, Engine, chart_definitions
 from tests.whole.asker import Answer, read_answers
-from tests.whole.laptop import Laptop
+from tests.whole.laptop import Laptop, Said
 from tests.whole.stack import CALLER, MANAGERS, MODEL, SCIENTISTS, STACK, small_project, write_stack
 from tools.build import ensure
 from tools.catalog import TOOLS
@@ -151,6 +152,14 @@ class Site:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not within {seconds:.0f} s: {what}\n{self.cluster.report()}")
             time.sleep(0.5)
+
+    def train(self, *options: str, meanwhile: "Callable[[Site], None] | None" = None) -> Said:
+        """Let the scientist train in the cluster, to the end, and have something done while that goes on."""
+        with ThreadPoolExecutor(1) as pool:
+            training = pool.submit(self.scientist.connected, "train", MODEL, *options)
+            if meanwhile is not None:
+                meanwhile(self)
+            return training.result()
 
     def training_logs(self) -> list[str]:
         """What the submitters of trainings that go on have said so far."""

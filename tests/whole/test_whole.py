@@ -8,9 +8,7 @@ import hashlib
 import json
 import re
 import sys
-import threading
 import time
-from dataclasses import dataclass
 
 import pytest
 
@@ -19,7 +17,7 @@ from infra.network import Namespace
 from tests.cluster.one_node import why_not
 from tests.whole.asker import ten_right
 from tests.whole.conftest import Lived
-from tests.whole.laptop import Said
+from tests.whole.site import Site
 from tests.whole.stack import MODEL
 from tests.whole.told import tell
 
@@ -29,36 +27,25 @@ pytestmark = [
 ]
 
 
-@dataclass
-class Killed:
-    """A training whose worker was killed."""
+def lose_the_worker(site: Site) -> None:
+    """Kill the only worker of the training that goes on, after a checkpoint."""
+    site.wait("an epoch of the training", lambda: any("epoch 2/6" in log for log in site.training_logs()))
+    assert site.delete_workers()
 
-    digest: str
-    said: str
-    workers: list[str]
+
+MEANWHILE = lose_the_worker
 
 
 @pytest.fixture(scope="module")
-def killed(lived: Lived) -> Killed:
-    """A second release, whose training loses its worker on the way."""
-    site, found = lived.site, list[Said]()
-    options = ("train", MODEL, "--set", "train.seed=1", "--set", "train.epochs=6")
-    thread = threading.Thread(target=lambda: found.append(site.scientist.connected(*options, code=None)))
-    thread.start()
-
-    def has_checkpoint() -> bool:
-        return any("epoch 2/6" in log for log in site.training_logs())
-
-    site.wait("an epoch of the second training", has_checkpoint)
-    workers = site.delete_workers()
-    thread.join(timeout=600)
-    assert found, "the training did not end"
-    (said,) = found
-    assert said.code == 0, said.out + said.errors
-    digest: str = site.manager.connected("versions", MODEL, "--json").json[0]["digest"]
+def second(lived: Lived) -> str:
+    """A second release, which has passed the gate."""
+    site = lived.site
+    told = site.scientist.program("--role", "trainer", "--", sys.executable, "-m", "tests.whole.elsewhere").out
+    digest = told.split()[-1]
+    assert digest == site.manager.connected("versions", MODEL, "--json").json[0]["digest"]
     site.manager.connected("gate", MODEL, digest)
     lived.journey.releases.append(digest)
-    return Killed(digest, said.out, workers)
+    return digest
 
 
 def test_somebody_with_a_key_is_answered_by_the_release_that_was_promoted(lived: Lived) -> None:
@@ -85,10 +72,9 @@ def test_every_pod_is_restricted_and_says_what_it_needs(lived: Lived) -> None:
                 assert {"cpu", "memory"} <= set(container["resources"]["limits"]), name
 
 
-def test_a_worker_that_is_killed_in_mid_training_is_replaced_and_the_training_goes_on(killed: Killed) -> None:
-    assert killed.workers
-    epochs = [line for line in killed.said.splitlines() if line.startswith("epoch ") and "step" not in line]
-    assert epochs, killed.said
+def test_a_worker_that_is_killed_in_mid_training_is_replaced_and_the_training_goes_on(lived: Lived) -> None:
+    epochs = [line for line in lived.journey.told if line.startswith("epoch ") and "step" not in line]
+    assert epochs, lived.journey.told
     assert "epoch 6/6" in epochs[-1]
     firsts = sum(line.startswith("epoch 1/6") for line in epochs)
     assert firsts == 1, "the training began anew instead of going on"
@@ -169,12 +155,12 @@ def test_a_trainers_secret_changes_nothing_but_staging_and_a_wrong_key_gets_noth
         assert {(one.status, one.release) for one in answers()} == {(401, None)}
 
 
-def test_a_version_changes_over_and_back_while_people_go_on_asking(lived: Lived, killed: Killed) -> None:
+def test_a_version_changes_over_and_back_while_people_go_on_asking(lived: Lived, second: str) -> None:
     load = lived.journey.change_over(lived.site)
     print(json.dumps({"requests": load.requests, "failed": load.failed}))
 
 
-def test_no_credential_stays_on_a_laptop(lived: Lived, killed: Killed) -> None:
+def test_no_credential_stays_on_a_laptop(lived: Lived, second: str) -> None:
     """Neither in a home, nor among temporary files, nor in the project, after all that was done with them."""
     site = lived.site
     connections = site.connections().values()
@@ -189,7 +175,7 @@ def test_no_credential_stays_on_a_laptop(lived: Lived, killed: Killed) -> None:
         assert left == []
 
 
-def test_no_pod_took_nearly_all_that_it_may(lived: Lived, killed: Killed) -> None:
+def test_no_pod_took_nearly_all_that_it_may(lived: Lived, second: str) -> None:
     """Of all that there were until now, trainings, load test and setups among them."""
     assert any("raycluster" in used.pod or "-head-" in used.pod for used in lived.site.pods_used())
     lived.journey.used(lived.site)

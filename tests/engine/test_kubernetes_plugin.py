@@ -379,9 +379,9 @@ def test_every_chart_has_its_definitions(
     }
     assert found == {
         "cert-manager": {"Certificate"},
-        "keda": {"ScaledObject", "TriggerAuthentication"},
-        "kube-prometheus-stack": {"PodMonitor", "PrometheusRule", "ServiceMonitor"},
-        "kuberay-operator": {"RayCluster", "RayJob"} | ({"RayService", "RayCronJob"} if running else set()),
+        "keda": {"ScaledObject"},
+        "kube-prometheus-stack": {"PodMonitor", "PrometheusRule"},
+        "kuberay-operator": {"RayJob"} | ({"RayCluster", "RayService", "RayCronJob"} if running else set()),
     }
 
 

@@ -3,7 +3,6 @@
 For what comes after the training: Ray's dozen processes take half a minute of processor time.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from modelport.cli import main
 from modelport.connection import Connection
 from modelport.contract import ModelFolder
 from modelport.training import TrainingResult
-from tests.release.redness import mlflow_run
 from tests.training.in_process import train_here
 
 
@@ -22,8 +20,7 @@ def start(
     """What `modelport.training.start` would give."""
     del progress
     assert again, "a demo shows a training, not the memory of one"
-    result = train_here(folder, Path(data), overrides)
-    return replace(result, mlflow_run_id=mlflow_run(connection, folder.name))
+    return train_here(folder, Path(data), overrides, connection)
 
 
 if __name__ == "__main__":

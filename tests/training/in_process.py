@@ -10,15 +10,17 @@ from typing import Any
 
 import torch
 
+from modelport.connection import Connection
 from modelport.contract import ModelFolder
 from modelport.data import load_dataset
 from modelport.project import state_folder
 from modelport.training import TrainingResult, load_entry
-from modelport.training.checkpoints import LocalCheckpoints
-from modelport.training.identity import ordered_spec, run_key, run_name
+from modelport.training.harness import find_run
+from modelport.training.identity import ordered_spec, run_key
 from modelport.training.journal import Journal
 from modelport.training.patience import Patience
 from modelport.training.run import Run
+from tests.release.redness import mlflow_run
 
 
 class _Alone(Run):
@@ -28,21 +30,23 @@ class _Alone(Run):
         return module
 
 
-def train_here(folder: ModelFolder, data: Path, overrides: Sequence[str] = ()) -> TrainingResult:
-    """Train from the beginning on one worker; what `modelport.training.start` would give.
+def train_here(
+    folder: ModelFolder, data: Path, overrides: Sequence[str] = (), connection: Connection | None = None
+) -> TrainingResult:
+    """Train anew on one worker; what `modelport.training.start` would give.
 
     Args:
         folder: The model folder; checkpoints go below its project's state folder, as ever.
         data: Local folder of the dataset.
         overrides: ``KEY=VALUE`` assignments to the specification.
+        connection: Platform in whose MLflow the result has a run, an empty one.
     """
     spec = ordered_spec(folder.spec, overrides, 1)
     state, bundle = state_folder(folder.path.resolve().parent.parent), folder.bundle()
     dataset = load_dataset(str(data), spec, store=None, cache=state / "cache")
     key = run_key(spec, bundle.digest, dataset.digest, 1)
-    name = run_name(key)
-    kept = state / "runs" / spec.name / name
-    store = LocalCheckpoints(kept)
+    runs = state / "runs" / spec.name
+    name, store = find_run(runs, spec.name, key, None, again=True)
     store.write(Journal(run=name).started())
     threads = torch.get_num_threads()
     run = _Alone(
@@ -65,8 +69,8 @@ def train_here(folder: ModelFolder, data: Path, overrides: Sequence[str] = ()) -
     return TrainingResult(
         run=name,
         run_key=key,
-        mlflow_run_id="",
-        checkpoint=store.fetch(journal.best, kept / "checkpoints"),
+        mlflow_run_id="" if connection is None else mlflow_run(connection, spec.name),
+        checkpoint=store.fetch(journal.best, runs / name / "checkpoints"),
         best_epoch=journal.best.epoch,
         metrics=journal.record(journal.best.epoch).metrics,
         epochs=[record.model_dump() for record in journal.epochs],

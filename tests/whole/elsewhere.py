@@ -4,12 +4,9 @@ Two trainings in the cluster take two cores four minutes. One is seen from begin
 way; of the release that people then change over to, only that it is another one matters.
 """
 
-from dataclasses import replace
-
 from modelport.connection import Connection
 from modelport.contract import find_model
 from modelport.release import build
-from tests.release.redness import mlflow_run
 from tests.training.in_process import train_here
 from tests.whole.stack import MODEL
 
@@ -17,8 +14,7 @@ from tests.whole.stack import MODEL
 def main() -> None:
     """Train from another seed, stage and register; prints the release's digest."""
     connection, folder = Connection.load(), find_model(MODEL)
-    trained = train_here(folder, folder.path / "sample", ["train.seed=1"])
-    result = replace(trained, mlflow_run_id=mlflow_run(connection, MODEL))
+    result = train_here(folder, folder.path / "sample", ["train.seed=1"], connection)
     print(build(folder, result, connection, result.spec).digest)
 
 
